@@ -1,0 +1,199 @@
+//! The settings of a node: plain data grouped by concern, with defaults that suit a desktop on a home network.
+
+use std::path::PathBuf;
+
+use crate::content::{Address, TrustPolicy};
+
+/// Settings of a [`Node`](crate::Node).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// Where keys, the index, owned content and remembered peers are kept. One node per directory.
+    pub data_dir: PathBuf,
+    /// How the node listens and finds peers.
+    pub network: NetworkConfig,
+    /// What the node may use of the machine and the line.
+    pub limits: Limits,
+    /// What the node may use of the disk.
+    pub storage: StorageConfig,
+    /// Whose content is fetched.
+    pub trust: TrustPolicy,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("data"),
+            network: NetworkConfig::default(),
+            limits: Limits::default(),
+            storage: StorageConfig::default(),
+            trust: TrustPolicy::Any,
+        }
+    }
+}
+
+impl Config {
+    /// The same settings with another data directory.
+    #[must_use]
+    pub fn with_data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.data_dir = dir.into();
+        self
+    }
+
+    /// Every problem of these settings, in words.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let name = &self.network.network;
+        let legal = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
+            problems.push(format!(
+                "network.network: {name:?} must be 1 to 64 letters, digits, '-', '_' or '.'"
+            ));
+        }
+        for address in &self.network.bootstrap {
+            if address.node().is_none() {
+                problems.push(format!(
+                    "network.bootstrap: {address} does not end in /p2p/<peer id>"
+                ));
+            }
+        }
+        if self.limits.max_peers < 4 {
+            problems.push("limits.max_peers: at least 4 are needed".into());
+        }
+        if self.limits.upload_slots == 0 {
+            problems.push("limits.upload_slots: at least 1 is needed".into());
+        }
+        for (key, rate) in [
+            ("limits.upload", self.limits.upload),
+            ("limits.download", self.limits.download),
+        ] {
+            if rate.is_some_and(|rate| rate < MIN_RATE) {
+                problems.push(format!("{key}: at least {MIN_RATE} bytes a second are needed"));
+            }
+        }
+        problems
+    }
+}
+
+/// The lowest rate limit: below it not even one block arrives before its deadline.
+const MIN_RATE: u64 = 16 * 1024;
+
+/// How a node listens and finds peers.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct NetworkConfig {
+    /// Where to listen, TCP and QUIC. Port 0: any free port.
+    pub listen: Vec<Address>,
+    /// Peers to connect to at the start, each address ending in `/p2p/<peer id>`.
+    pub bootstrap: Vec<Address>,
+    /// Whether to find and be found on the local network by multicast DNS.
+    pub mdns: bool,
+    /// Part taken in the distributed hash table.
+    pub dht: DhtMode,
+    /// Names the DHT's protocol (`/NAME/kad/1.0.0`): networks of different names never mix.
+    pub network: String,
+    /// Whether to ask the router for port mappings.
+    pub upnp: bool,
+    /// Part taken in relaying.
+    pub relay: RelayMode,
+    /// Whether no packet may leave private address ranges.
+    pub lan_only: bool,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        let listen = ["/ip4/0.0.0.0/tcp/4711", "/ip4/0.0.0.0/udp/4711/quic-v1"];
+        Self {
+            listen: listen.iter().filter_map(|a| a.parse().ok()).collect(),
+            bootstrap: Vec::new(),
+            mdns: true,
+            dht: DhtMode::Auto,
+            network: "p2p-core".into(),
+            upnp: true,
+            relay: RelayMode::Client,
+            lan_only: false,
+        }
+    }
+}
+
+/// Part taken in the distributed hash table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum DhtMode {
+    /// A client that becomes a server once others have shown that they can reach it.
+    #[default]
+    Auto,
+    /// Keeps records for others from the start.
+    Server,
+    /// Looks up and announces, keeps nothing for others.
+    Client,
+    /// Takes no part.
+    Off,
+}
+
+/// Part taken in relaying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum RelayMode {
+    /// None.
+    Off,
+    /// Uses relays of others to meet peers behind NAT.
+    #[default]
+    Client,
+    /// Also relays for others.
+    Server,
+}
+
+/// What a node may use of the machine and the line.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of content sent a second, all peers together; `None`: as fast as the line.
+    pub upload: Option<u64>,
+    /// Bytes of content received a second.
+    pub download: Option<u64>,
+    /// Whether peers on loopback and private addresses are exempt from `upload` and `download`.
+    pub lan_exempt: bool,
+    /// Connections at once.
+    pub max_peers: u32,
+    /// Requests for blocks served at once.
+    pub upload_slots: u32,
+    /// Bytes of memory that transfers may use beside the cache.
+    pub memory: u64,
+    /// Bytes of verified hot blocks kept in memory.
+    pub cache: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            upload: None,
+            download: None,
+            lan_exempt: true,
+            max_peers: 256,
+            upload_slots: 16,
+            memory: 256_000_000,
+            cache: 64_000_000,
+        }
+    }
+}
+
+/// What a node may use of the disk.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct StorageConfig {
+    /// Bytes for downloads, index and outlines together.
+    pub quota: u64,
+    /// Bytes that stay free on the file system.
+    pub min_free: u64,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self {
+            quota: 50_000_000_000,
+            min_free: 1_000_000_000,
+        }
+    }
+}

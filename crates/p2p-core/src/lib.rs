@@ -1,0 +1,60 @@
+//! Trackerless peer-to-peer file sharing.
+//!
+//! A [`Node`] shares files and folders where they lie, finds who has a file by the hash that `b3sum` prints, and streams
+//! it from all of them at once. Every block is verified against the hash before it is written or served, and every share
+//! is signed by its publisher. There is no server: peers find each other by multicast on the local network, through a
+//! Kademlia table beyond it, and by tickets.
+//!
+//! ```text
+//! share(path)  file ─▶ hash tree (one read, all cores) ─▶ id ─▶ signed manifest ─▶ announced
+//! fetch(id)    neighbours ∥ DHT ∥ ticket ∥ other providers ─▶ scheduler ⇄ block streams from N peers
+//!                                                             ─▶ verified ─▶ NAME.part ─▶ NAME
+//! serve        request ─▶ admission ─▶ cache | disk, verified ─▶ streamed reply
+//! ```
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use p2p_core::{Config, Node};
+//!
+//! let node = Node::start(Config::default().with_data_dir("data")).await?;
+//! let shared = node.share("talk.mp4").await?;
+//! println!("{} {}", shared.id, shared.ticket);
+//!
+//! let fetch = node.fetch(shared.id).to("copy.mp4").start().await?;
+//! let fetched = fetch.await?;
+//! println!("{} bytes from {} peers", fetched.size, fetched.sources.len());
+//! node.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The modules depend on each other in one direction only: `node` knows `net`, `store` and the pure ones; `net` and
+//! `store` know `content` and not each other; `content` knows nothing. Only `net` imports libp2p, and none of its types
+//! is part of this interface.
+#![forbid(unsafe_code)]
+#![warn(missing_docs, unreachable_pub)]
+
+mod announce;
+mod config;
+mod content;
+mod download;
+mod net;
+mod node;
+mod peers;
+mod rate;
+mod serve;
+mod store;
+
+pub use config::{Config, DhtMode, Limits, NetworkConfig, RelayMode, StorageConfig};
+pub use content::{
+    Address, BLOCK_LEN, ContentId, Entry, Kind, NodeId, ParseAddressError, ParseIdError,
+    ParseNodeIdError, Provider, PublisherKey, Ticket, TrustPolicy,
+};
+pub use node::{
+    AGENT, Announcement, CatalogEntry, ConnectError, ContentInfo, ContentState, Event, Events,
+    Existing, Fetch, FetchBuilder, FetchError, FetchState, FetchTarget, Fetched, Found, KeyError,
+    Keys, Listing, Node, NodeError, NodeStopped, Progress, Reader, Share, ShareError, ShareInfo,
+    ShareRef, ShareState, Shared, SourceBytes, StartError, Status,
+};
+pub use peers::{FoundBy, PeerInfo, PeerState};
+pub use store::{CacheStats, ImportError, ReadError, StoreError, Usage};

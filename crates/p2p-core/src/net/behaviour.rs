@@ -1,0 +1,163 @@
+//! The behaviours of a node and how each is set up; nothing else.
+
+use std::time::Duration;
+
+use libp2p::{
+    PeerId, StreamProtocol, autonat, dcutr, identify,
+    identity::Keypair,
+    kad, mdns, ping, relay, request_response,
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+    upnp,
+};
+use libp2p_connection_limits::{self as connection_limits, ConnectionLimits};
+
+use super::{
+    block_codec::BlocksCodec,
+    codec::QueryCodec,
+    records::{Bounds, Records},
+    wire::{BLOCKS_PROTOCOL, QUERY_PROTOCOL},
+};
+use crate::config::{DhtMode, NetworkConfig, RelayMode};
+
+/// A peer that answers no ping for this long is gone. With [`PING_TIMEOUT`] it is noticed within 25 s.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A query waits at most this long; `Have` answers late on purpose, after ten seconds at most.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// The longest a streamed response may take. What keeps a stalled one short is the limit per frame.
+const BLOCKS_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Streams of one protocol on one connection, both directions together.
+const MAX_PROTOCOL_STREAMS: usize = 48;
+
+/// How long the other DHT servers keep our provider records (the libp2p specification's value).
+pub(crate) const PROVIDER_TTL: Duration = Duration::from_secs(48 * 3600);
+
+/// Everything a node speaks.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Behaviour {
+    limits: connection_limits::Behaviour,
+    pub(super) identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    pub(super) query: request_response::Behaviour<QueryCodec>,
+    pub(super) blocks: request_response::Behaviour<BlocksCodec>,
+    pub(super) kad: Toggle<kad::Behaviour<Records>>,
+    mdns: Toggle<mdns::tokio::Behaviour>,
+    upnp: Toggle<upnp::tokio::Behaviour>,
+    autonat: Toggle<autonat::v2::client::Behaviour>,
+    relay_client: Toggle<relay::client::Behaviour>,
+    relay_server: Toggle<relay::Behaviour>,
+    dcutr: Toggle<dcutr::Behaviour>,
+}
+
+impl Behaviour {
+    pub(crate) fn new(
+        keypair: &Keypair,
+        config: &NetworkConfig,
+        max_peers: u32,
+        relay_client: Option<relay::client::Behaviour>,
+        agent: &str,
+    ) -> std::io::Result<Self> {
+        let local = keypair.public().to_peer_id();
+        let beyond_lan = !config.lan_only;
+        let dcutr = relay_client.is_some().then(|| dcutr::Behaviour::new(local));
+        Ok(Self {
+            limits: connection_limits::Behaviour::new(limits(max_peers)),
+            identify: identify::Behaviour::new(
+                identify::Config::new("/p2p-core/1".into(), keypair.public())
+                    .with_agent_version(agent.into())
+                    .with_push_listen_addr_updates(true),
+            ),
+            ping: ping::Behaviour::new(
+                ping::Config::new()
+                    .with_interval(PING_INTERVAL)
+                    .with_timeout(PING_TIMEOUT),
+            ),
+            query: request_response::Behaviour::with_codec(
+                QueryCodec,
+                [(
+                    StreamProtocol::new(QUERY_PROTOCOL),
+                    request_response::ProtocolSupport::Full,
+                )],
+                request_response::Config::default()
+                    .with_request_timeout(QUERY_TIMEOUT)
+                    .with_max_concurrent_streams(MAX_PROTOCOL_STREAMS),
+            ),
+            blocks: request_response::Behaviour::with_codec(
+                BlocksCodec::default(),
+                [(
+                    StreamProtocol::new(BLOCKS_PROTOCOL),
+                    request_response::ProtocolSupport::Full,
+                )],
+                request_response::Config::default()
+                    .with_request_timeout(BLOCKS_TIMEOUT)
+                    .with_max_concurrent_streams(MAX_PROTOCOL_STREAMS),
+            ),
+            kad: kademlia(local, config)?.into(),
+            mdns: config
+                .mdns
+                .then(|| mdns::tokio::Behaviour::new(mdns_config(), local))
+                .transpose()?
+                .into(),
+            upnp: (config.upnp && beyond_lan)
+                .then(upnp::tokio::Behaviour::default)
+                .into(),
+            autonat: beyond_lan
+                .then(autonat::v2::client::Behaviour::default)
+                .into(),
+            relay_client: relay_client.into(),
+            relay_server: (config.relay == RelayMode::Server && beyond_lan)
+                .then(|| relay::Behaviour::new(local, relay::Config::default()))
+                .into(),
+            dcutr: dcutr.into(),
+        })
+    }
+}
+
+fn limits(max_peers: u32) -> ConnectionLimits {
+    // A quarter of the room is kept for connections we make: inbound floods must not stop a fetch.
+    let inbound = max_peers.saturating_sub(max_peers / 4).max(1);
+    ConnectionLimits::default()
+        .with_max_established(Some(max_peers))
+        .with_max_established_incoming(Some(inbound))
+        .with_max_established_per_peer(Some(3))
+        .with_max_pending_incoming(Some(64))
+        .with_max_pending_outgoing(Some(64))
+}
+
+fn mdns_config() -> mdns::Config {
+    mdns::Config {
+        // A lost packet must not hide a neighbour for five minutes.
+        query_interval: Duration::from_secs(20),
+        ..mdns::Config::default()
+    }
+}
+
+fn kademlia(
+    local: PeerId,
+    config: &NetworkConfig,
+) -> std::io::Result<Option<kad::Behaviour<Records>>> {
+    if config.dht == DhtMode::Off {
+        return Ok(None);
+    }
+    let name = StreamProtocol::try_from_owned(format!("/{}/kad/1.0.0", config.network))
+        .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidInput, error))?;
+    let mut settings = kad::Config::new(name);
+    settings
+        .disjoint_query_paths(true)
+        .set_query_timeout(Duration::from_secs(30))
+        // The announcer paces our own records; kad would send all of them in one burst.
+        .set_provider_publication_interval(None)
+        .set_provider_record_ttl(Some(PROVIDER_TTL))
+        .set_record_filtering(kad::StoreInserts::Unfiltered)
+        .set_periodic_bootstrap_interval(Some(Duration::from_secs(300)));
+    let records = Records::new(local, Bounds::default());
+    let mut behaviour = kad::Behaviour::with_config(local, records, settings);
+    behaviour.set_mode(match config.dht {
+        DhtMode::Server => Some(kad::Mode::Server),
+        DhtMode::Auto | DhtMode::Client | DhtMode::Off => Some(kad::Mode::Client),
+    });
+    Ok(Some(behaviour))
+}

@@ -1,0 +1,123 @@
+//! What the network tells the node, in the node's own types.
+
+use std::time::Duration;
+
+use libp2p::{kad, request_response};
+
+use super::{
+    block_codec::BlocksAnswer,
+    wire::{BlocksRequest, EndStatus, Query, Reply},
+};
+use crate::{
+    content::{Address, NodeId},
+    peers::FoundBy,
+};
+
+/// A query sent by us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct QueryId(pub(super) request_response::OutboundRequestId);
+
+/// A request for blocks sent by us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct BlocksId(pub(super) request_response::OutboundRequestId);
+
+/// A request for blocks sent to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct UploadId(pub(super) request_response::InboundRequestId);
+
+/// A walk through the DHT started by us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct LookupId(pub(super) kad::QueryId);
+
+/// Where the reply to a peer's query goes.
+#[derive(Debug)]
+pub(crate) struct ReplySlot(pub(super) request_response::ResponseChannel<Reply>);
+
+/// Where the frames answering a peer's request go.
+#[derive(Debug)]
+pub(crate) struct AnswerSlot(pub(super) request_response::ResponseChannel<BlocksAnswer>);
+
+/// Why a request of ours came to nothing, by blame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NetFault {
+    /// No connection, or it broke.
+    Unreachable,
+    /// Nothing came in time.
+    Timeout,
+    /// The peer does not speak the protocol.
+    Unsupported,
+    /// The peer broke the protocol.
+    Protocol,
+    /// We stopped it ourselves.
+    Cancelled,
+}
+
+/// Something happened on the network.
+#[derive(Debug)]
+pub(crate) enum NetEvent {
+    /// We listen on this address.
+    Listening(Address),
+    /// We no longer do.
+    ListenEnded(Vec<Address>),
+    /// Others can reach us here.
+    Reachable(Address),
+    /// The first connection to a peer.
+    Connected {
+        peer: NodeId,
+        address: Address,
+        inbound: bool,
+        relayed: bool,
+    },
+    /// The last connection to a peer ended.
+    Disconnected { peer: NodeId },
+    /// A peer said what it is and where it listens.
+    Identified {
+        peer: NodeId,
+        agent: String,
+        addresses: Vec<Address>,
+        speaks_ours: bool,
+    },
+    /// A ping came back.
+    Rtt { peer: NodeId, rtt: Duration },
+    /// A ping did not.
+    Silent { peer: NodeId },
+    /// A peer was heard of.
+    Discovered {
+        peer: NodeId,
+        address: Address,
+        by: FoundBy,
+    },
+    /// A dial failed.
+    DialFailed { peer: Option<NodeId>, why: String },
+    /// A peer asks something.
+    Asked {
+        peer: NodeId,
+        query: Query,
+        slot: ReplySlot,
+    },
+    /// A peer answered a query, or did not.
+    Answered {
+        query: QueryId,
+        result: Result<Reply, NetFault>,
+    },
+    /// A peer asks for blocks.
+    BlocksAsked {
+        peer: NodeId,
+        upload: UploadId,
+        request: BlocksRequest,
+        slot: AnswerSlot,
+    },
+    /// A response to a peer has been written, or could not be.
+    UploadEnded { upload: UploadId },
+    /// A response to us has ended.
+    BlocksEnded {
+        request: BlocksId,
+        result: Result<(EndStatus, u32), NetFault>,
+    },
+    /// The DHT names providers.
+    ProvidersFound { lookup: LookupId, peers: Vec<NodeId> },
+    /// A walk for providers has ended.
+    LookupEnded { lookup: LookupId },
+    /// The DHT's servers hold, or do not hold, our record.
+    Announced { lookup: LookupId, stored: bool },
+}

@@ -1,0 +1,272 @@
+//! The only place that imports libp2p. [`Net`] is a swarm behind the node's own types: methods send, [`Net::next_event`]
+//! receives, and nothing in between waits.
+
+mod behaviour;
+mod block_codec;
+mod codec;
+mod event;
+mod records;
+mod translate;
+mod transport;
+pub(crate) mod wire;
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt;
+use libp2p::{
+    Multiaddr, PeerId, Swarm,
+    identity::Keypair,
+    kad::{self, RecordKey},
+    swarm::dial_opts::{DialOpts, PeerCondition},
+};
+
+pub(crate) use self::{
+    behaviour::PROVIDER_TTL,
+    block_codec::{FRAME_QUEUE, Reception},
+    event::{
+        AnswerSlot, BlocksId, LookupId, NetEvent, NetFault, QueryId, ReplySlot, UploadId,
+    },
+};
+use self::{
+    behaviour::Behaviour,
+    block_codec::{BlocksAnswer, BlocksAsk},
+    records::SWEEP_INTERVAL,
+    transport::Guard,
+    wire::{BlocksRequest, Frame, Query, Reply},
+};
+use crate::{
+    config::{DhtMode, NetworkConfig},
+    content::{Address, ContentId, NodeId},
+};
+
+/// Connections are kept as long as they live; the node closes those it has too many of.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// The network could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NetError {
+    /// A part of it could not be set up.
+    #[error("cannot set up the network: {0}")]
+    Setup(#[from] std::io::Error),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {why}")]
+    Listen { address: Address, why: String },
+}
+
+/// The node's key on the network.
+pub(crate) struct NodeKey(Keypair);
+
+impl NodeKey {
+    /// From the 32 secret bytes of an Ed25519 key.
+    pub(crate) fn from_secret(mut secret: [u8; 32]) -> Option<Self> {
+        Keypair::ed25519_from_bytes(&mut secret).ok().map(Self)
+    }
+
+    /// The peer id of this key.
+    pub(crate) fn node_id(&self) -> Option<NodeId> {
+        translate::node_id(self.0.public().to_peer_id())
+    }
+}
+
+/// The swarm of one node.
+pub(crate) struct Net {
+    swarm: Swarm<Behaviour>,
+    guard: Guard,
+    dht: DhtMode,
+    /// Events told at once by one of libp2p's; a multicast packet names several neighbours.
+    queue: VecDeque<NetEvent>,
+    swept: Instant,
+}
+
+impl Net {
+    /// Sets up transports and behaviours and starts to listen.
+    pub(crate) fn start(
+        key: &NodeKey,
+        config: &NetworkConfig,
+        max_peers: u32,
+        agent: &str,
+        now: Instant,
+    ) -> Result<Self, NetError> {
+        let guard = Guard {
+            lan_only: config.lan_only,
+        };
+        let with_relay = config.relay != crate::config::RelayMode::Off;
+        let (transport, relay) = transport::build(&key.0, guard, with_relay)?;
+        let behaviour = Behaviour::new(&key.0, config, max_peers, relay, agent)?;
+        let settings = libp2p::swarm::Config::with_tokio_executor()
+            .with_idle_connection_timeout(IDLE_TIMEOUT);
+        let mut swarm = Swarm::new(
+            transport,
+            behaviour,
+            key.0.public().to_peer_id(),
+            settings,
+        );
+        for address in &config.listen {
+            swarm
+                .listen_on(address.as_multiaddr().clone())
+                .map_err(|error| NetError::Listen {
+                    address: address.clone(),
+                    why: error.to_string(),
+                })?;
+        }
+        Ok(Self {
+            swarm,
+            guard,
+            dht: config.dht,
+            queue: VecDeque::new(),
+            swept: now,
+        })
+    }
+
+    /// Waits for the next thing that concerns the node. Safe to drop at any point.
+    pub(crate) async fn next_event(&mut self) -> NetEvent {
+        if let Some(event) = self.queue.pop_front() {
+            return event;
+        }
+        loop {
+            let event = self.swarm.select_next_some().await;
+            if let Some(event) = self.translate(event) {
+                return event;
+            }
+        }
+    }
+
+    /// Connects to a peer, at these addresses and any the behaviours know.
+    pub(crate) fn dial(&mut self, peer: NodeId, addresses: &[Address]) -> bool {
+        let Some(peer) = translate::peer_id(peer) else {
+            return false;
+        };
+        let addresses = self.dialable(addresses);
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .addresses(addresses)
+            .extend_addresses_through_behaviour()
+            .build();
+        self.swarm.dial(options).is_ok()
+    }
+
+    /// Addresses worth dialling. On a private network TCP with TLS moves twice what QUIC does, so QUIC is left out where
+    /// there is TCP; everywhere else all are tried at once.
+    fn dialable(&self, addresses: &[Address]) -> Vec<Multiaddr> {
+        let near: Vec<Multiaddr> = addresses
+            .iter()
+            .filter(|address| address.is_private() && address.is_tcp())
+            .map(|address| address.as_multiaddr().clone())
+            .collect();
+        if !near.is_empty() {
+            return near;
+        }
+        addresses
+            .iter()
+            .map(|address| address.as_multiaddr().clone())
+            .filter(|address| self.guard.allows(address))
+            .collect()
+    }
+
+    /// Closes all connections to a peer.
+    pub(crate) fn disconnect(&mut self, peer: NodeId) {
+        if let Some(peer) = translate::peer_id(peer) {
+            // The error says that there was no connection: what was wanted.
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+    }
+
+    /// Asks a connected peer.
+    pub(crate) fn ask(&mut self, peer: NodeId, query: Query) -> Option<QueryId> {
+        let peer = translate::peer_id(peer)?;
+        let behaviour = &mut self.swarm.behaviour_mut().query;
+        behaviour
+            .is_connected(&peer)
+            .then(|| QueryId(behaviour.send_request(&peer, query)))
+    }
+
+    /// Answers a peer's query. A peer that is gone is not told.
+    pub(crate) fn reply(&mut self, slot: ReplySlot, reply: Reply) {
+        let _ = self.swarm.behaviour_mut().query.send_response(slot.0, reply);
+    }
+
+    /// Asks a connected peer for blocks; the frames go to `reception`.
+    pub(crate) fn ask_blocks(
+        &mut self,
+        peer: NodeId,
+        request: BlocksRequest,
+        reception: Reception,
+    ) -> Option<BlocksId> {
+        let peer = translate::peer_id(peer)?;
+        let behaviour = &mut self.swarm.behaviour_mut().blocks;
+        let ask = BlocksAsk {
+            request,
+            reception: Some(reception),
+        };
+        behaviour
+            .is_connected(&peer)
+            .then(|| BlocksId(behaviour.send_request(&peer, ask)))
+    }
+
+    /// Answers a peer's request for blocks with the frames of this channel. False if the peer is gone.
+    pub(crate) fn answer_blocks(
+        &mut self,
+        slot: AnswerSlot,
+        frames: tokio::sync::mpsc::Receiver<Frame>,
+    ) -> bool {
+        let behaviour = &mut self.swarm.behaviour_mut().blocks;
+        behaviour
+            .send_response(slot.0, BlocksAnswer::Frames(frames))
+            .is_ok()
+    }
+
+    /// Looks for providers of a content in the DHT.
+    pub(crate) fn find_providers(&mut self, id: ContentId) -> Option<LookupId> {
+        let kad = self.swarm.behaviour_mut().kad.as_mut()?;
+        Some(LookupId(kad.get_providers(provider_key(id))))
+    }
+
+    /// Tells the DHT that we hold a content.
+    pub(crate) fn announce(&mut self, id: ContentId) -> Option<LookupId> {
+        let kad = self.swarm.behaviour_mut().kad.as_mut()?;
+        kad.start_providing(provider_key(id)).ok().map(LookupId)
+    }
+
+    /// No longer names us to those who ask us; the records kept by others expire.
+    pub(crate) fn withdraw(&mut self, id: ContentId) {
+        if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
+            kad.stop_providing(&provider_key(id));
+        }
+    }
+
+    /// Peers in the routing table.
+    pub(crate) fn dht_peers(&mut self) -> usize {
+        let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else {
+            return 0;
+        };
+        kad.kbuckets().map(|bucket| bucket.num_entries()).sum()
+    }
+
+    /// `server`, `client` or `off`.
+    pub(crate) fn dht_mode(&self) -> &'static str {
+        match self.swarm.behaviour().kad.as_ref().map(kad::Behaviour::mode) {
+            Some(kad::Mode::Server) => "server",
+            Some(kad::Mode::Client) => "client",
+            None => "off",
+        }
+    }
+
+    /// Forgets records of others that have expired; call it now and then.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.swept) < SWEEP_INTERVAL {
+            return;
+        }
+        self.swept = now;
+        if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
+            kad.store_mut().sweep(now);
+        }
+    }
+}
+
+/// The DHT key of a content: the multihash of its BLAKE3 hash, so that any libp2p node finds it through the CID.
+fn provider_key(id: ContentId) -> RecordKey {
+    RecordKey::new(&id.multihash())
+}

@@ -1,0 +1,356 @@
+//! `SwarmEvent` in, [`NetEvent`] out: libp2p's types end here. What needs no decision of the node (routing tables, mode of
+//! the DHT) is done on the way.
+
+use std::{collections::BTreeMap, io};
+
+use libp2p::{
+    Multiaddr, PeerId, autonat, core::ConnectedPoint, identify, kad, mdns, multiaddr::Protocol,
+    ping, request_response, swarm::SwarmEvent, upnp,
+};
+
+use super::{
+    Net,
+    behaviour::{Behaviour, BehaviourEvent},
+    block_codec::{BlocksAnswer, BlocksAsk},
+    event::{AnswerSlot, BlocksId, LookupId, NetEvent, NetFault, QueryId, ReplySlot, UploadId},
+    wire::{BLOCKS_PROTOCOL, QUERY_PROTOCOL, Query, Reply},
+};
+use crate::{
+    config::DhtMode,
+    content::{Address, NodeId},
+    peers::FoundBy,
+};
+
+/// Addresses of one peer that are looked at; identify may carry hundreds.
+const MAX_ADDRESSES: usize = 8;
+
+/// Neighbours taken from one multicast packet; more than this in one is a flood.
+const MAX_NEIGHBOURS: usize = 64;
+
+/// Our type for a libp2p peer id.
+pub(super) fn node_id(peer: PeerId) -> Option<NodeId> {
+    NodeId::from_bytes(&peer.to_bytes()).ok()
+}
+
+/// libp2p's type for our peer id.
+pub(super) fn peer_id(node: NodeId) -> Option<PeerId> {
+    PeerId::from_bytes(node.as_bytes()).ok()
+}
+
+fn address(address: Multiaddr) -> Option<Address> {
+    Address::from_multiaddr(address).ok()
+}
+
+impl Net {
+    /// What an event of the swarm means to the node, if anything.
+    pub(super) fn translate(
+        &mut self,
+        event: SwarmEvent<<Behaviour as libp2p::swarm::NetworkBehaviour>::ToSwarm>,
+    ) -> Option<NetEvent> {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                endpoint,
+                num_established,
+                ..
+            } => {
+                let inbound = endpoint.is_listener();
+                if inbound && !endpoint.is_relayed() {
+                    self.become_server();
+                }
+                (num_established.get() == 1).then_some(())?;
+                connected(peer_id, &endpoint)
+            }
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                num_established: 0,
+                ..
+            } => {
+                Some(NetEvent::Disconnected {
+                    peer: node_id(peer_id)?,
+                })
+            }
+            SwarmEvent::NewListenAddr { address: new, .. } => address(new).map(NetEvent::Listening),
+            SwarmEvent::ExpiredListenAddr { address: old, .. } => {
+                Some(NetEvent::ListenEnded(address(old).into_iter().collect()))
+            }
+            SwarmEvent::ListenerClosed {
+                addresses, reason, ..
+            } => {
+                if let Err(error) = reason {
+                    tracing::warn!(%error, ?addresses, "a listener closed");
+                }
+                Some(NetEvent::ListenEnded(
+                    addresses.into_iter().filter_map(address).collect(),
+                ))
+            }
+            SwarmEvent::ListenerError { error, .. } => {
+                tracing::warn!(%error, "a listener failed");
+                None
+            }
+            SwarmEvent::ExternalAddrConfirmed { address: ext } => {
+                self.become_server();
+                address(ext).map(NetEvent::Reachable)
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
+                Some(NetEvent::DialFailed {
+                    peer: peer_id.and_then(node_id),
+                    why: error.to_string(),
+                })
+            }
+            SwarmEvent::NewExternalAddrOfPeer {
+                peer_id,
+                address: known,
+            } => Some(NetEvent::Discovered {
+                peer: node_id(peer_id)?,
+                address: address(known)?,
+                by: FoundBy::Dht,
+            }),
+            // The rest is told again by the events above, or concerns connections that never came to be.
+            _ => None,
+        }
+    }
+
+    /// Others have reached us, so we can keep records for them.
+    fn become_server(&mut self) {
+        if self.dht != DhtMode::Auto {
+            return;
+        }
+        if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut()
+            && kad.mode() == kad::Mode::Client
+        {
+            kad.set_mode(Some(kad::Mode::Server));
+        }
+    }
+
+    fn on_behaviour(&mut self, event: BehaviourEvent) -> Option<NetEvent> {
+        match event {
+            BehaviourEvent::Identify(event) => self.on_identify(event),
+            BehaviourEvent::Ping(ping::Event { peer, result, .. }) => {
+                let peer = node_id(peer)?;
+                match result {
+                    Ok(rtt) => Some(NetEvent::Rtt { peer, rtt }),
+                    Err(ping::Failure::Unsupported) => None,
+                    Err(_) => Some(NetEvent::Silent { peer }),
+                }
+            }
+            BehaviourEvent::Query(event) => on_query(event),
+            BehaviourEvent::Blocks(event) => on_blocks(event),
+            BehaviourEvent::Kad(event) => on_kad(event),
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_mdns(found),
+            // Expiry says that a packet was lost as often as that a peer left; the ping decides.
+            BehaviourEvent::Mdns(mdns::Event::Expired(_)) => None,
+            BehaviourEvent::Upnp(event) => {
+                match event {
+                    upnp::Event::NewExternalAddr { external_addr, .. } => {
+                        tracing::info!(address = %external_addr, "the router maps a port to us");
+                    }
+                    upnp::Event::GatewayNotFound | upnp::Event::NonRoutableGateway => {
+                        tracing::debug!("no usable UPnP gateway");
+                    }
+                    upnp::Event::ExpiredExternalAddr { .. } => {}
+                }
+                None
+            }
+            BehaviourEvent::Autonat(autonat::v2::client::Event {
+                tested_addr,
+                result,
+                ..
+            }) => {
+                tracing::debug!(address = %tested_addr, reachable = result.is_ok(), "dialled back");
+                None
+            }
+            BehaviourEvent::RelayClient(event) => {
+                tracing::debug!(?event, "relay");
+                None
+            }
+            BehaviourEvent::RelayServer(event) => {
+                tracing::debug!(?event, "relaying");
+                None
+            }
+            BehaviourEvent::Dcutr(event) => {
+                tracing::debug!(?event, "hole punching");
+                None
+            }
+        }
+    }
+
+    fn on_identify(&mut self, event: identify::Event) -> Option<NetEvent> {
+        let identify::Event::Received { peer_id, info, .. } = event else {
+            return None;
+        };
+        let speaks = |name: &str| info.protocols.iter().any(|p| p.as_ref() == name);
+        let speaks_ours = speaks(QUERY_PROTOCOL) && speaks(BLOCKS_PROTOCOL);
+        let listen: Vec<Multiaddr> = info
+            .listen_addrs
+            .into_iter()
+            .filter(|a| self.guard.allows(a))
+            .take(MAX_ADDRESSES)
+            .collect();
+        if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
+            let name = kad.protocol_names().first().map(ToString::to_string);
+            if name.is_some_and(|name| info.protocols.iter().any(|p| p.as_ref() == name)) {
+                for address in &listen {
+                    kad.add_address(&peer_id, address.clone());
+                }
+            }
+        }
+        Some(NetEvent::Identified {
+            peer: node_id(peer_id)?,
+            agent: info.agent_version.chars().take(128).collect(),
+            addresses: listen.into_iter().filter_map(address).collect(),
+            speaks_ours,
+        })
+    }
+
+    /// Neighbours are dialled at once, each at all the addresses of this packet.
+    fn on_mdns(&mut self, found: Vec<(PeerId, Multiaddr)>) -> Option<NetEvent> {
+        let mut by_peer: BTreeMap<PeerId, Vec<Address>> = BTreeMap::new();
+        for (peer, found) in found {
+            if !self.guard.allows(&found) || by_peer.len() >= MAX_NEIGHBOURS {
+                continue;
+            }
+            let held = by_peer.entry(peer).or_default();
+            if held.len() < MAX_ADDRESSES {
+                held.extend(address(found).map(|address| address.without_node()));
+            }
+        }
+        for (peer, addresses) in by_peer {
+            let Some(peer) = node_id(peer) else { continue };
+            self.dial(peer, &addresses);
+            self.queue
+                .extend(addresses.into_iter().map(|address| NetEvent::Discovered {
+                    peer,
+                    address,
+                    by: FoundBy::Mdns,
+                }));
+        }
+        self.queue.pop_front()
+    }
+}
+
+fn connected(peer: PeerId, endpoint: &ConnectedPoint) -> Option<NetEvent> {
+    let remote = endpoint.get_remote_address().clone();
+    let without_peer: Multiaddr = remote
+        .iter()
+        .filter(|part| !matches!(part, Protocol::P2p(id) if *id == peer))
+        .collect();
+    Some(NetEvent::Connected {
+        peer: node_id(peer)?,
+        address: address(without_peer)?,
+        inbound: endpoint.is_listener(),
+        relayed: endpoint.is_relayed(),
+    })
+}
+
+fn fault_of(error: &request_response::OutboundFailure) -> NetFault {
+    use request_response::OutboundFailure as Failure;
+    match error {
+        Failure::DialFailure | Failure::ConnectionClosed => NetFault::Unreachable,
+        Failure::Timeout => NetFault::Timeout,
+        Failure::UnsupportedProtocols => NetFault::Unsupported,
+        Failure::Io(error) => match error.kind() {
+            io::ErrorKind::InvalidData => NetFault::Protocol,
+            io::ErrorKind::TimedOut => NetFault::Timeout,
+            io::ErrorKind::ConnectionAborted => NetFault::Cancelled,
+            _ => NetFault::Unreachable,
+        },
+    }
+}
+
+fn on_query(event: request_response::Event<Query, Reply>) -> Option<NetEvent> {
+    use request_response::{Event, Message};
+    match event {
+        Event::Message { peer, message, .. } => Some(match message {
+            Message::Request {
+                request, channel, ..
+            } => NetEvent::Asked {
+                peer: node_id(peer)?,
+                query: request,
+                slot: ReplySlot(channel),
+            },
+            Message::Response {
+                request_id,
+                response,
+            } => NetEvent::Answered {
+                query: QueryId(request_id),
+                result: Ok(response),
+            },
+        }),
+        Event::OutboundFailure {
+            request_id, error, ..
+        } => Some(NetEvent::Answered {
+            query: QueryId(request_id),
+            result: Err(fault_of(&error)),
+        }),
+        Event::InboundFailure { .. } | Event::ResponseSent { .. } => None,
+    }
+}
+
+fn on_blocks(event: request_response::Event<BlocksAsk, BlocksAnswer>) -> Option<NetEvent> {
+    use request_response::{Event, Message};
+    match event {
+        Event::Message { peer, message, .. } => match message {
+            Message::Request {
+                request_id,
+                request,
+                channel,
+            } => Some(NetEvent::BlocksAsked {
+                peer: node_id(peer)?,
+                upload: UploadId(request_id),
+                request: request.request,
+                slot: AnswerSlot(channel),
+            }),
+            Message::Response {
+                request_id,
+                response: BlocksAnswer::Ended { status, retry_ms },
+            } => Some(NetEvent::BlocksEnded {
+                request: BlocksId(request_id),
+                result: Ok((status, retry_ms)),
+            }),
+            Message::Response {
+                response: BlocksAnswer::Frames(_),
+                ..
+            } => None,
+        },
+        Event::OutboundFailure {
+            request_id, error, ..
+        } => Some(NetEvent::BlocksEnded {
+            request: BlocksId(request_id),
+            result: Err(fault_of(&error)),
+        }),
+        Event::InboundFailure { request_id, .. } | Event::ResponseSent { request_id, .. } => {
+            Some(NetEvent::UploadEnded {
+                upload: UploadId(request_id),
+            })
+        }
+    }
+}
+
+fn on_kad(event: kad::Event) -> Option<NetEvent> {
+    let kad::Event::OutboundQueryProgressed {
+        id, result, step, ..
+    } = event
+    else {
+        return None;
+    };
+    let lookup = LookupId(id);
+    match result {
+        kad::QueryResult::GetProviders(Ok(kad::GetProvidersOk::FoundProviders {
+            providers,
+            ..
+        })) => Some(NetEvent::ProvidersFound {
+            lookup,
+            peers: providers.into_iter().filter_map(node_id).collect(),
+        }),
+        kad::QueryResult::GetProviders(_) => {
+            step.last.then_some(NetEvent::LookupEnded { lookup })
+        }
+        kad::QueryResult::StartProviding(result) => Some(NetEvent::Announced {
+            lookup,
+            stored: result.is_ok(),
+        }),
+        _ => None,
+    }
+}

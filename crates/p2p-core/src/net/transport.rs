@@ -1,0 +1,219 @@
+//! The transports of a node: TCP with TLS or Noise and yamux, QUIC, circuits through a relay, names resolved by DNS; and
+//! the guard before them that keeps a LAN-only node on its LAN.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures::{AsyncRead, AsyncWrite, FutureExt, TryFutureExt, future::BoxFuture};
+use libp2p::{
+    Multiaddr, PeerId, Transport, TransportError,
+    core::{
+        UpgradeInfo,
+        muxing::StreamMuxerBox,
+        transport::{Boxed, DialOpts, ListenerId, TransportEvent},
+        upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, Version},
+    },
+    dns,
+    identity::Keypair,
+    noise, quic, relay, tcp, tls, yamux,
+};
+
+use crate::content::Address;
+
+/// Concurrent streams of one connection. Windows are per stream (256 KiB at least), so this also bounds what a peer that
+/// fills every window and never reads can pin: 16 MiB.
+const MAX_STREAMS: usize = 64;
+
+/// What may be dialled and listened on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Guard {
+    /// Only private ranges.
+    pub(crate) lan_only: bool,
+}
+
+impl Guard {
+    /// Whether a packet may be sent to this address.
+    pub(crate) fn allows(self, address: &Multiaddr) -> bool {
+        !self.lan_only || Address::from_multiaddr(address.clone()).is_ok_and(|a| a.is_private())
+    }
+}
+
+/// Builds the transport of a node and, if asked for, the client side of relays.
+pub(crate) fn build(
+    keypair: &Keypair,
+    guard: Guard,
+    with_relay: bool,
+) -> io::Result<(
+    Boxed<(PeerId, StreamMuxerBox)>,
+    Option<relay::client::Behaviour>,
+)> {
+    let security = Security::new(keypair)?;
+    let tcp = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
+        .upgrade(Version::V1Lazy)
+        .authenticate(security.clone())
+        .multiplex(muxer())
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let quic = quic::tokio::Transport::new(quic::Config::new(keypair))
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let direct = Guarded {
+        inner: tcp
+            .or_transport(quic)
+            .map(|either, _| either.into_inner())
+            .boxed(),
+        guard,
+    };
+    if guard.lan_only {
+        // Resolving a name would itself send a packet beyond the LAN.
+        return Ok((direct.boxed(), None));
+    }
+    let resolving = dns::tokio::Transport::system(direct)?;
+    if !with_relay {
+        return Ok((resolving.boxed(), None));
+    }
+    let (circuit, behaviour) = relay::client::new(keypair.public().to_peer_id());
+    let circuit = circuit
+        .upgrade(Version::V1Lazy)
+        .authenticate(security)
+        .multiplex(muxer())
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let all = circuit
+        .or_transport(resolving)
+        .map(|either, _| either.into_inner());
+    Ok((all.boxed(), Some(behaviour)))
+}
+
+fn muxer() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(MAX_STREAMS);
+    config
+}
+
+/// `/tls/1.0.0` or, for peers without it, `/noise`.
+#[derive(Clone)]
+struct Security {
+    tls: tls::Config,
+    noise: noise::Config,
+}
+
+impl Security {
+    fn new(keypair: &Keypair) -> io::Result<Self> {
+        Ok(Self {
+            tls: tls::Config::new(keypair).map_err(io::Error::other)?,
+            noise: noise::Config::new(keypair).map_err(io::Error::other)?,
+        })
+    }
+}
+
+const TLS: &str = "/tls/1.0.0";
+const NOISE: &str = "/noise";
+
+/// A connection after its security handshake.
+type Secured<C> = futures::future::Either<tls::TlsStream<C>, noise::Output<C>>;
+
+impl UpgradeInfo for Security {
+    type Info = &'static str;
+    type InfoIter = std::array::IntoIter<&'static str, 2>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        [TLS, NOISE].into_iter()
+    }
+}
+
+impl<C> InboundConnectionUpgrade<C> for Security
+where
+    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Output = (PeerId, Secured<C>);
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Output>>;
+
+    fn upgrade_inbound(self, socket: C, info: Self::Info) -> Self::Future {
+        if info == TLS {
+            self.tls
+                .upgrade_inbound(socket, info)
+                .map_ok(|(peer, stream)| (peer, futures::future::Either::Left(stream)))
+                .map_err(io::Error::other)
+                .boxed()
+        } else {
+            self.noise
+                .upgrade_inbound(socket, info)
+                .map_ok(|(peer, stream)| (peer, futures::future::Either::Right(stream)))
+                .map_err(io::Error::other)
+                .boxed()
+        }
+    }
+}
+
+impl<C> OutboundConnectionUpgrade<C> for Security
+where
+    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Output = (PeerId, Secured<C>);
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Output>>;
+
+    fn upgrade_outbound(self, socket: C, info: Self::Info) -> Self::Future {
+        if info == TLS {
+            self.tls
+                .upgrade_outbound(socket, info)
+                .map_ok(|(peer, stream)| (peer, futures::future::Either::Left(stream)))
+                .map_err(io::Error::other)
+                .boxed()
+        } else {
+            self.noise
+                .upgrade_outbound(socket, info)
+                .map_ok(|(peer, stream)| (peer, futures::future::Either::Right(stream)))
+                .map_err(io::Error::other)
+                .boxed()
+        }
+    }
+}
+
+/// A transport that neither dials nor listens where the [`Guard`] forbids it, whichever behaviour asks.
+struct Guarded<T> {
+    inner: T,
+    guard: Guard,
+}
+
+impl<T> Transport for Guarded<T>
+where
+    T: Transport + Unpin,
+{
+    type Output = T::Output;
+    type Error = T::Error;
+    type ListenerUpgrade = T::ListenerUpgrade;
+    type Dial = T::Dial;
+
+    fn listen_on(
+        &mut self,
+        id: ListenerId,
+        address: Multiaddr,
+    ) -> Result<(), TransportError<Self::Error>> {
+        self.inner.listen_on(id, address)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.inner.remove_listener(id)
+    }
+
+    fn dial(
+        &mut self,
+        address: Multiaddr,
+        options: DialOpts,
+    ) -> Result<Self::Dial, TransportError<Self::Error>> {
+        if !self.guard.allows(&address) {
+            return Err(TransportError::MultiaddrNotSupported(address));
+        }
+        self.inner.dial(address, options)
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
+        Pin::new(&mut self.inner).poll(cx)
+    }
+}

@@ -1,0 +1,180 @@
+//! Answers to the queries of peers. They read the index, so they run on threads; `Have` may wait for news.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{catalog::Catalog, fetch::prepare::read_all};
+use crate::{
+    content::{BLOCK_LEN, BlockSet, Collection, ContentId, Provider, TrustPolicy},
+    net::wire::{MAX_MANIFESTS, MAX_REPLY_LEN, Query, Reply},
+    store::{Content, State, Store, StoreError},
+};
+
+/// How long `Have` waits for the number of blocks to differ from what the asker knows. Below the query's time limit.
+const HAVE_PATIENCE: Duration = Duration::from_secs(10);
+/// News is gathered for this long, so that a fast download does not answer once per block.
+const HAVE_GATHER: Duration = Duration::from_millis(100);
+/// Runs of blocks in one answer: with five bytes at most for each number they fit the longest reply.
+const MAX_RUNS: usize = MAX_REPLY_LEN / 11;
+
+/// What queries are answered from, beside the store.
+#[derive(Clone)]
+pub(crate) struct Known {
+    pub(crate) store: Store,
+    pub(crate) catalog: Arc<Catalog>,
+    /// Other providers of the content asked for.
+    pub(crate) providers: Vec<Provider>,
+}
+
+/// Answers a query.
+pub(crate) async fn answer(known: Known, query: Query) -> Reply {
+    if let Query::Have {
+        content,
+        entries,
+        known: Some(count),
+    } = query
+    {
+        wait_for_news(&known.store, content, entries, count).await;
+    }
+    let answered = tokio::task::spawn_blocking(move || {
+        answer_now(&known, &query).unwrap_or_else(|error| {
+            tracing::warn!(?query, %error, "cannot answer");
+            Reply::Busy
+        })
+    });
+    answered.await.unwrap_or(Reply::Busy)
+}
+
+async fn wait_for_news(store: &Store, id: ContentId, entries: bool, count: u32) {
+    if entries {
+        // What is held of a folder is spread over its entries; it is looked at again a little later.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        return;
+    }
+    let store = store.clone();
+    let opened = tokio::task::spawn_blocking(move || store.content(id)).await;
+    let Ok(Ok(Some(content))) = opened else {
+        return;
+    };
+    let mut changes = content.changes();
+    let news = async {
+        // An error says that the content is complete or gone: news as well.
+        let _ = changes.wait_for(|held| *held != count).await;
+        tokio::time::sleep(HAVE_GATHER).await;
+    };
+    let _ = tokio::time::timeout(HAVE_PATIENCE, news).await;
+}
+
+fn answer_now(known: &Known, query: &Query) -> Result<Reply, StoreError> {
+    let store = &known.store;
+    Ok(match query {
+        Query::Have {
+            content,
+            entries: false,
+            ..
+        } => store.content(*content)?.map_or(Reply::NotFound, |content| {
+            held(content.geometry().size(), content.held())
+        }),
+        Query::Have {
+            content,
+            entries: true,
+            ..
+        } => have_entries(store, *content)?,
+        Query::Manifests { content } => {
+            let manifests = store.manifests(*content)?;
+            Reply::Manifests {
+                manifests: manifests
+                    .into_iter()
+                    .filter(|manifest| manifest.verify(&TrustPolicy::Signed).is_ok())
+                    .take(MAX_MANIFESTS)
+                    .collect(),
+                more: false,
+            }
+        }
+        Query::Outline { content, page } => outline(store, *content, *page)?,
+        Query::Providers { .. } => Reply::Providers {
+            providers: known.providers.clone(),
+        },
+        Query::Catalog { after } => {
+            let (manifests, more) = known.catalog.page(*after);
+            Reply::Manifests { manifests, more }
+        }
+        Query::Search { text } => Reply::Manifests {
+            manifests: known.catalog.search(text),
+            more: false,
+        },
+    })
+}
+
+/// What is held, cut to what fits a reply: the rest is asked for again when it has been fetched.
+fn held(size: u64, blocks: BlockSet) -> Reply {
+    if blocks.is_empty() && size > 0 {
+        return Reply::NotFound;
+    }
+    if blocks.runs().nth(MAX_RUNS).is_none() {
+        return Reply::Have { size, blocks };
+    }
+    let mut some = BlockSet::new(blocks.len());
+    for run in blocks.runs().take(MAX_RUNS) {
+        some.insert_range(run);
+    }
+    Reply::Have { size, blocks: some }
+}
+
+fn outline(store: &Store, id: ContentId, page: Option<u32>) -> Result<Reply, StoreError> {
+    let Some(content) = store.content(id)? else {
+        return Ok(Reply::NotFound);
+    };
+    let values = match page {
+        None => content.outline_top()?,
+        Some(page) => content.outline_page(page)?,
+    };
+    Ok(values.map_or(Reply::NotFound, |values| Reply::Outline {
+        values: values.to_vec(),
+    }))
+}
+
+/// What is held of the entries of a folder, in its piece space.
+fn have_entries(store: &Store, id: ContentId) -> Result<Reply, StoreError> {
+    let Some(content) = store.content(id)?.filter(|content| content.is_complete()) else {
+        return Ok(Reply::NotFound);
+    };
+    let Ok(collection) = Collection::decode(&read_all(&content)?) else {
+        return Ok(Reply::NotFound);
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    let mut runs = Vec::new();
+    let mut first = 0_u32;
+    for entry in collection.entries() {
+        if !seen.insert((entry.content, entry.size)) {
+            continue;
+        }
+        let blocks = u32::try_from(entry.size.div_ceil(BLOCK_LEN as u64)).unwrap_or(u32::MAX);
+        for run in held_of(store, entry.content, blocks)? {
+            runs.push(first.saturating_add(run.start)..first.saturating_add(run.end));
+        }
+        first = first.saturating_add(blocks);
+    }
+    let mut blocks = BlockSet::new(first);
+    for run in runs {
+        blocks.insert_range(run);
+    }
+    Ok(held(collection.total_size(), blocks))
+}
+
+fn held_of(
+    store: &Store,
+    id: ContentId,
+    blocks: u32,
+) -> Result<Vec<std::ops::Range<u32>>, StoreError> {
+    let Some(info) = store.info(id)? else {
+        return Ok(Vec::new());
+    };
+    Ok(match info.state {
+        State::Complete if info.blocks == blocks => std::iter::once(0..blocks).collect(),
+        State::Partial if info.held > 0 => store
+            .content(id)?
+            .map(|content: Arc<Content>| content.held().runs().collect())
+            .unwrap_or_default(),
+        _ => Vec::new(),
+    })
+}

@@ -1,0 +1,923 @@
+//! One fetch from the first question to the file: which peers are asked what, when the plan is made, and what the
+//! scheduler is told. What it decides is carried out through [`Hands`]; it waits for nothing.
+//!
+//! ```text
+//! Searching ──▶ Preparing ──▶ Transfer ──▶ Finishing ──▶ outcome
+//!                   ▲    (listing)  │
+//!                   └───────────────┘  a folder: first the list of its entries, then the entries
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    Fetched, FetchState, Goal, Order, Outcome, Progress, SourceBytes,
+    prepare::{self, Prepared},
+    receive::{Report, What},
+    transfer::Transfer,
+};
+use crate::{
+    content::{
+        Address, BlockSet, Collection, ContentId, Geometry, Kind, ManifestError, NodeId,
+        SignedManifest, TrustPolicy, TrustedManifest,
+    },
+    download::{Holdings, RequestId, SourceId},
+    net::{
+        NetFault,
+        wire::{EndStatus, Query, Reply},
+    },
+    node::{
+        driver::{Asked, Hands, Job, LookupFor, SessionId},
+        error::FetchError,
+        query::Listed,
+    },
+    peers::FoundBy,
+    store::{State, StoreError},
+};
+
+/// How often progress is told, and stalls and timeouts are looked for.
+const TICK: Duration = Duration::from_millis(200);
+/// A partial holder is asked again at once when its answer came, but not more often than this.
+const HAVE_PAUSE: Duration = Duration::from_millis(200);
+/// When every manifest seen so far was refused, how long to wait for a better one.
+const REFUSAL_GRACE: Duration = Duration::from_secs(2);
+/// The DHT and the other providers are asked again at most this often.
+const SEARCH_PAUSE: Duration = Duration::from_secs(5);
+/// Peers that one fetch keeps track of.
+const MAX_SOURCES: usize = 512;
+
+/// A peer that may have what is fetched.
+#[derive(Debug)]
+struct Source {
+    slot: SourceId,
+    connected: bool,
+    /// Whether `Have` is under way.
+    asking: bool,
+    ask_at: Instant,
+    manifests: Manifests,
+    /// Size and blocks it says it has of the content fetched by id.
+    have: Option<(u64, BlockSet)>,
+    /// What it has of the entries of the folder.
+    entries: Option<BlockSet>,
+    /// It said that it has nothing.
+    denied: bool,
+    /// Verified bytes it sent.
+    bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manifests {
+    Unasked,
+    Asked,
+    Known,
+}
+
+enum Stage {
+    Searching,
+    Preparing,
+    Transfer(Box<Transfer>),
+    Finishing,
+}
+
+/// One fetch.
+pub(crate) struct Session {
+    pub(crate) number: SessionId,
+    pub(crate) id: ContentId,
+    order: Order,
+    stage: Stage,
+    goal: Goal,
+    sources: BTreeMap<NodeId, Source>,
+    slots: Vec<NodeId>,
+    trusted: Vec<TrustedManifest>,
+    refused: Option<(ManifestError, Instant)>,
+    collection: Option<Arc<Collection>>,
+    /// Its bytes list no entries, whatever a manifest says.
+    is_file: bool,
+    /// Its size, if it is complete here.
+    local_size: Option<u64>,
+    started: Instant,
+    /// When a provider was last there, or something last arrived.
+    alive_at: Instant,
+    searched_at: Option<Instant>,
+    tick_at: Instant,
+    progress: watch::Sender<Progress>,
+    reply: Option<oneshot::Sender<Result<Outcome, FetchError>>>,
+    outcome: Option<Result<Outcome, FetchError>>,
+}
+
+impl Session {
+    pub(crate) fn new(
+        number: SessionId,
+        order: Order,
+        progress: watch::Sender<Progress>,
+        reply: oneshot::Sender<Result<Outcome, FetchError>>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            number,
+            id: order.id,
+            order,
+            stage: Stage::Searching,
+            goal: Goal::File,
+            sources: BTreeMap::new(),
+            slots: Vec::new(),
+            trusted: Vec::new(),
+            refused: None,
+            collection: None,
+            is_file: false,
+            local_size: None,
+            started: now,
+            alive_at: now,
+            searched_at: None,
+            tick_at: now,
+            progress,
+            reply: Some(reply),
+            outcome: None,
+        }
+    }
+
+    /// Asks whoever is there, dials whoever is named, and looks at what is here already.
+    pub(crate) fn start(&mut self, hands: &mut Hands) {
+        if let Some(ticket) = self.order.ticket.take() {
+            if let Err(error) = self.accept(ticket.manifest().clone(), hands) {
+                return self.end(Err(error.into()));
+            }
+            for provider in ticket.providers() {
+                self.hear_of(provider.node(), provider.addresses(), FoundBy::Ticket, hands);
+            }
+        }
+        for address in std::mem::take(&mut self.order.peers) {
+            if let Some(peer) = address.node() {
+                self.hear_of(peer, &[address.without_node()], FoundBy::Manual, hands);
+            }
+        }
+        self.ask_local(hands);
+        let peers: Vec<NodeId> = hands.peers.ours().collect();
+        for peer in peers {
+            self.on_peer(peer, hands);
+        }
+        self.search(hands);
+        self.advance(hands);
+    }
+
+    /// Manifests kept from an earlier fetch or share serve when nobody else has one.
+    fn ask_local(&mut self, hands: &mut Hands) {
+        match hands.store.info(self.id) {
+            Ok(info) => {
+                self.local_size = info
+                    .filter(|info| info.state == State::Complete)
+                    .map(|info| info.size);
+            }
+            Err(error) => self.end(Err(error.into())),
+        }
+        match hands.store.manifests(self.id) {
+            Ok(manifests) => {
+                for manifest in manifests {
+                    // One kept under an older policy may be refused under this one.
+                    let _ = self.accept(manifest, hands);
+                }
+            }
+            Err(error) => self.end(Err(error.into())),
+        }
+    }
+
+    fn policy(&self) -> &TrustPolicy {
+        &self.order.trust
+    }
+
+    /// A manifest of what is fetched, checked against the policy.
+    fn accept(
+        &mut self,
+        manifest: SignedManifest,
+        hands: &Hands,
+    ) -> Result<(), ManifestError> {
+        match manifest.verify(self.policy()) {
+            Ok(trusted) => {
+                if self.trusted.iter().all(|known| known.publisher != trusted.publisher) {
+                    self.trusted.push(trusted);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.refused.get_or_insert((error.clone(), hands.now));
+                Err(error)
+            }
+        }
+    }
+
+    /// Somebody says that this peer has it.
+    pub(crate) fn hear_of(
+        &mut self,
+        peer: NodeId,
+        addresses: &[Address],
+        by: FoundBy,
+        hands: &mut Hands,
+    ) {
+        if peer == hands.local {
+            return;
+        }
+        hands.heard_of(peer, addresses, by);
+        if hands.peers.is_connected(peer) {
+            self.on_peer(peer, hands);
+            self.ask_manifests(peer, hands);
+        } else {
+            let known = hands.peers.addresses(peer).to_vec();
+            hands.net.dial(peer, &known);
+        }
+    }
+
+    /// A peer that speaks our protocols is connected.
+    pub(crate) fn on_peer(&mut self, peer: NodeId, hands: &mut Hands) {
+        if !self.sources.contains_key(&peer) {
+            if self.sources.len() >= MAX_SOURCES {
+                return;
+            }
+            let slot = SourceId(u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
+            self.slots.push(peer);
+            let source = Source {
+                slot,
+                connected: true,
+                asking: false,
+                ask_at: hands.now,
+                manifests: Manifests::Unasked,
+                have: None,
+                entries: None,
+                denied: false,
+                bytes: 0,
+            };
+            self.sources.insert(peer, source);
+        }
+        if let Some(source) = self.sources.get_mut(&peer) {
+            source.connected = true;
+            source.denied = false;
+        }
+        self.ask_have(peer, hands);
+    }
+
+    /// A peer is gone.
+    pub(crate) fn on_disconnected(&mut self, peer: NodeId, hands: &Hands) {
+        let Some(source) = self.sources.get_mut(&peer) else {
+            return;
+        };
+        source.connected = false;
+        source.asking = false;
+        source.have = None;
+        source.entries = None;
+        if source.manifests == Manifests::Asked {
+            source.manifests = Manifests::Unasked;
+        }
+        if let Stage::Transfer(transfer) = &mut self.stage {
+            transfer.remove_source(source.slot, hands.now);
+        }
+    }
+
+    fn ask_have(&mut self, peer: NodeId, hands: &mut Hands) {
+        let entries = self.wants_entries();
+        let Some(source) = self.sources.get_mut(&peer) else {
+            return;
+        };
+        if source.asking || !source.connected {
+            return;
+        }
+        let known = if entries {
+            source.entries.as_ref().map(BlockSet::count)
+        } else {
+            source.have.as_ref().map(|(_, blocks)| blocks.count())
+        };
+        let query = Query::Have {
+            content: self.id,
+            entries,
+            known,
+        };
+        let asked = Asked::Have {
+            session: self.number,
+            peer,
+            entries,
+        };
+        source.asking = hands.ask(peer, query, asked);
+    }
+
+    fn ask_manifests(&mut self, peer: NodeId, hands: &mut Hands) {
+        let Some(source) = self.sources.get_mut(&peer) else {
+            return;
+        };
+        if source.manifests != Manifests::Unasked || !source.connected {
+            return;
+        }
+        let asked = Asked::Manifests {
+            session: self.number,
+            peer,
+        };
+        if hands.ask(peer, Query::Manifests { content: self.id }, asked) {
+            source.manifests = Manifests::Asked;
+        }
+    }
+
+    fn wants_entries(&self) -> bool {
+        self.goal == Goal::Folder
+            && matches!(self.stage, Stage::Transfer(_) | Stage::Preparing)
+    }
+
+    /// An answer to `Have`.
+    pub(crate) fn on_have(
+        &mut self,
+        peer: NodeId,
+        entries: bool,
+        answer: Result<Reply, NetFault>,
+        hands: &mut Hands,
+    ) {
+        let wants_entries = self.wants_entries();
+        let Some(source) = self.sources.get_mut(&peer) else {
+            return;
+        };
+        source.asking = false;
+        source.ask_at = hands.now + HAVE_PAUSE;
+        match answer {
+            Ok(Reply::Have { size, blocks }) => {
+                source.denied = false;
+                if entries {
+                    source.entries = Some(blocks);
+                } else {
+                    source.have = Some((size, blocks));
+                }
+            }
+            Ok(Reply::NotFound) => source.denied = !entries,
+            Ok(Reply::Busy) => source.ask_at = hands.now + SEARCH_PAUSE,
+            Ok(_) | Err(NetFault::Protocol | NetFault::Unsupported) => source.denied = true,
+            Err(_) => source.ask_at = hands.now + SEARCH_PAUSE,
+        }
+        if source.have.is_some() {
+            self.alive_at = self.alive_at.max(hands.now);
+            self.ask_manifests(peer, hands);
+        }
+        if wants_entries && !entries {
+            self.ask_have(peer, hands);
+        }
+        self.offer(peer, hands.now);
+        self.advance(hands);
+    }
+
+    /// Manifests of what is fetched, from a peer.
+    pub(crate) fn on_manifests(
+        &mut self,
+        peer: NodeId,
+        answer: Result<Reply, NetFault>,
+        hands: &mut Hands,
+    ) {
+        if let Some(source) = self.sources.get_mut(&peer) {
+            source.manifests = Manifests::Known;
+        }
+        if let Ok(Reply::Manifests { manifests, .. }) = answer {
+            for manifest in manifests {
+                if manifest.claims().content != self.id {
+                    continue;
+                }
+                if let Err(error) = self.accept(manifest, hands) {
+                    tracing::debug!(id = %self.id, %peer, %error, "manifest refused");
+                }
+            }
+        }
+        self.advance(hands);
+    }
+
+    /// Providers known to a provider.
+    pub(crate) fn on_providers(&mut self, answer: Result<Reply, NetFault>, hands: &mut Hands) {
+        if let Ok(Reply::Providers { providers }) = answer {
+            for provider in providers {
+                self.hear_of(
+                    provider.node(),
+                    provider.addresses(),
+                    FoundBy::Exchange,
+                    hands,
+                );
+            }
+        }
+    }
+
+    /// Providers known to the DHT.
+    pub(crate) fn on_lookup(&mut self, peers: &[NodeId], hands: &mut Hands) {
+        for peer in peers {
+            self.hear_of(*peer, &[], FoundBy::Dht, hands);
+        }
+    }
+
+    /// Asks the DHT, and the providers found so far, for more.
+    fn search(&mut self, hands: &mut Hands) {
+        let due = self
+            .searched_at
+            .is_none_or(|at| hands.now.saturating_duration_since(at) >= SEARCH_PAUSE);
+        if !due {
+            return;
+        }
+        self.searched_at = Some(hands.now);
+        hands.lookup(self.id, LookupFor::Session(self.number));
+        let providers: Vec<NodeId> = self
+            .sources
+            .iter()
+            .filter(|(_, source)| source.connected && source.have.is_some())
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in providers {
+            let asked = Asked::Providers {
+                session: self.number,
+            };
+            hands.ask(peer, Query::Providers { content: self.id }, asked);
+        }
+    }
+
+    /// Tells the scheduler what a source holds.
+    fn offer(&mut self, peer: NodeId, now: Instant) {
+        let Stage::Transfer(transfer) = &mut self.stage else {
+            return;
+        };
+        let Some(source) = self.sources.get(&peer).filter(|source| source.connected) else {
+            return;
+        };
+        let holdings = if self.goal == Goal::Folder {
+            match (&source.entries, &source.have) {
+                // A filter makes the plan another piece space than the whole folder's.
+                (Some(entries), _) if entries.is_full() => Some(Holdings::All),
+                (Some(entries), _) if entries.len() == transfer.pieces() => {
+                    Some(Holdings::Some(entries.clone()))
+                }
+                (Some(_), _) | (None, Some(_)) => Some(Holdings::Unknown),
+                (None, None) => None,
+            }
+        } else {
+            source
+                .have
+                .as_ref()
+                .filter(|(size, _)| *size == transfer.size())
+                .map(|(_, blocks)| match blocks.is_full() {
+                    true => Holdings::All,
+                    false => Holdings::Some(blocks.clone()),
+                })
+        };
+        if let Some(holdings) = holdings {
+            transfer.offer(source.slot, holdings, now);
+        }
+    }
+
+    /// Goes on to making the plan once it is known what is fetched.
+    fn advance(&mut self, hands: &mut Hands) {
+        if !matches!(self.stage, Stage::Searching) || self.outcome.is_some() {
+            return;
+        }
+        let Some((kind, size)) = self.known() else {
+            return;
+        };
+        let Ok(geometry) = Geometry::new(size) else {
+            let why = format!("{size} bytes are more than any content may have");
+            return self.end(Err(FetchError::Verification(why)));
+        };
+        self.goal = match kind {
+            Kind::Collection if !self.is_file => Goal::Listing,
+            _ => Goal::File,
+        };
+        if self.order.listing_only && self.goal == Goal::File {
+            let name = self.trusted.first().map(|manifest| manifest.name.clone());
+            let listed = Listed::File { size };
+            return self.end(Ok(Outcome::Listed { name, listed }));
+        }
+        self.prepare(geometry, hands);
+    }
+
+    /// Kind and size, once there is reason to believe them.
+    fn known(&self) -> Option<(Kind, u64)> {
+        let sizes = || {
+            self.sources
+                .values()
+                .filter_map(|source| source.have.as_ref().map(|(size, _)| *size))
+        };
+        // A manifest whose size some holder confirms is preferred to one that merely came first.
+        let confirmed = self
+            .trusted
+            .iter()
+            .find(|manifest| sizes().any(|size| size == manifest.size));
+        if let Some(manifest) = confirmed.or_else(|| self.trusted.first()) {
+            return Some((manifest.kind, manifest.size));
+        }
+        if *self.policy() != TrustPolicy::Any {
+            return None;
+        }
+        if let Some(size) = self.local_size {
+            return Some((Kind::File, size));
+        }
+        // The hash alone is enough, but a manifest may still say that this is a folder: hear its holders first.
+        let mut claims: BTreeMap<u64, usize> = BTreeMap::new();
+        for source in self.sources.values() {
+            if let (Some((size, _)), Manifests::Known) = (&source.have, source.manifests) {
+                let count = claims.entry(*size).or_default();
+                *count = count.saturating_add(1);
+            }
+        }
+        let (size, _) = claims.into_iter().max_by_key(|(_, count)| *count)?;
+        Some((Kind::File, size))
+    }
+
+    fn prepare(&mut self, geometry: Geometry, hands: &mut Hands) {
+        self.stage = Stage::Preparing;
+        let (store, order, goal) = (hands.store.clone(), self.order.clone(), self.goal);
+        let name = self.name();
+        let collection = self.collection.clone();
+        let session = self.number;
+        hands.jobs.spawn_blocking(move || Job::Prepared {
+            session,
+            result: prepare::prepare(&store, &order, goal, geometry, &name, collection.as_deref())
+                .map(Box::new),
+        });
+    }
+
+    /// The name it goes by: the manifest's, or the id.
+    fn name(&self) -> String {
+        self.trusted
+            .first()
+            .map_or_else(|| self.id.to_string(), |manifest| manifest.name.clone())
+    }
+
+    /// The plan is made.
+    pub(crate) fn on_prepared(
+        &mut self,
+        result: Result<Box<Prepared>, FetchError>,
+        hands: &mut Hands,
+    ) {
+        let prepared = match result {
+            Ok(prepared) => *prepared,
+            Err(error) => return self.end(Err(error)),
+        };
+        let (plan, held, destination) = match prepared {
+            Prepared::Listed(collection) => return self.on_listed(collection, hands),
+            Prepared::NotAFolder => {
+                self.is_file = true;
+                self.stage = Stage::Searching;
+                return self.advance(hands);
+            }
+            Prepared::Planned {
+                plan,
+                held,
+                destination,
+            } => (plan, held, destination),
+        };
+        match Transfer::new(self.goal, plan, held, destination, hands.now) {
+            Ok(transfer) => self.stage = Stage::Transfer(Box::new(transfer)),
+            Err(why) => return self.end(Err(FetchError::Verification(why))),
+        }
+        let peers: Vec<NodeId> = self.sources.keys().copied().collect();
+        for peer in peers {
+            self.offer(peer, hands.now);
+            if self.goal == Goal::Folder {
+                self.ask_have(peer, hands);
+            }
+        }
+        self.pump(hands);
+    }
+
+    /// The entries of the folder are known.
+    fn on_listed(&mut self, collection: Arc<Collection>, hands: &mut Hands) {
+        if self.order.listing_only {
+            let name = self.trusted.first().map(|manifest| manifest.name.clone());
+            let listed = Listed::Folder(collection);
+            return self.end(Ok(Outcome::Listed { name, listed }));
+        }
+        self.collection = Some(collection);
+        self.goal = Goal::Folder;
+        let empty = Geometry::new(0).unwrap_or_default();
+        self.prepare(empty, hands);
+    }
+
+    /// Something happened to a response.
+    pub(crate) fn on_report(&mut self, report: Report, hands: &mut Hands) {
+        let Stage::Transfer(transfer) = &mut self.stage else {
+            return;
+        };
+        if let What::NotStored { error, .. } = report.what {
+            let error = match error {
+                StoreError::Sync { .. } | StoreError::AlreadyComplete(_) => FetchError::Store(error),
+                error => error.into(),
+            };
+            return self.end(Err(error));
+        }
+        if let Some((peer, bytes)) = transfer.on_report(report, hands)
+            && let Some(source) = self.sources.get_mut(&peer)
+        {
+            source.bytes = source.bytes.saturating_add(bytes);
+            self.alive_at = hands.now;
+        }
+        self.pump(hands);
+    }
+
+    /// A response ended.
+    pub(crate) fn on_response(
+        &mut self,
+        request: RequestId,
+        result: Result<(EndStatus, u32), NetFault>,
+        hands: &mut Hands,
+    ) {
+        if let Stage::Transfer(transfer) = &mut self.stage {
+            transfer.on_response(request, result, hands.now);
+            self.pump(hands);
+        }
+    }
+
+    /// What a reader waits for.
+    pub(crate) fn set_priority(&mut self, blocks: Option<std::ops::Range<u32>>, hands: &mut Hands) {
+        if let Stage::Transfer(transfer) = &mut self.stage {
+            transfer.set_priority(blocks);
+            self.pump(hands);
+        }
+    }
+
+    /// Carries out what the scheduler wants.
+    pub(crate) fn pump(&mut self, hands: &mut Hands) {
+        let Stage::Transfer(transfer) = &mut self.stage else {
+            return;
+        };
+        let slots = &self.slots;
+        let pumped = transfer.pump(self.number, |slot| slots.get(slot.0 as usize).copied(), hands);
+        if pumped.search {
+            self.search(hands);
+        }
+        if pumped.done {
+            self.finish(hands);
+        }
+    }
+
+    fn finish(&mut self, hands: &mut Hands) {
+        let stage = std::mem::replace(&mut self.stage, Stage::Finishing);
+        let Stage::Transfer(transfer) = stage else {
+            return;
+        };
+        let session = self.number;
+        let store = hands.store.clone();
+        let order = self.order.clone();
+        let manifests: Vec<SignedManifest> =
+            self.trusted.iter().map(|m| m.signed().clone()).collect();
+        let ending = transfer.into_ending();
+        let goal = self.goal;
+        hands.jobs.spawn_blocking(move || {
+            if goal == Goal::Listing {
+                let result = prepare::finish_listing(&store, &ending, &manifests);
+                return Job::Prepared {
+                    session,
+                    result: result.map(Box::new),
+                };
+            }
+            let result = prepare::finish(&store, &order, &ending, &manifests);
+            Job::Finished { session, result }
+        });
+    }
+
+    /// The files are where they belong.
+    pub(crate) fn on_finished(
+        &mut self,
+        result: Result<(std::path::PathBuf, u64), FetchError>,
+        hands: &Hands,
+    ) {
+        let outcome = result.map(|(path, size)| {
+            Outcome::Fetched(Fetched {
+                id: self.id,
+                path,
+                size,
+                elapsed: hands.now.saturating_duration_since(self.started),
+                sources: self.source_bytes(),
+            })
+        });
+        self.end(outcome);
+    }
+
+    fn source_bytes(&self) -> Vec<SourceBytes> {
+        self.sources
+            .iter()
+            .filter(|(_, source)| source.bytes > 0)
+            .map(|(peer, source)| SourceBytes {
+                peer: *peer,
+                bytes: source.bytes,
+            })
+            .collect()
+    }
+
+    /// A saving of what has arrived ended.
+    pub(crate) fn on_checkpoint(&mut self, result: Result<(), StoreError>) {
+        if let Stage::Transfer(transfer) = &mut self.stage {
+            transfer.on_checkpoint();
+        }
+        if let Err(error) = result {
+            self.end(Err(error.into()));
+        }
+    }
+
+    /// Time has passed.
+    pub(crate) fn on_tick(&mut self, hands: &mut Hands) {
+        if self.reply.as_ref().is_some_and(oneshot::Sender::is_closed) {
+            return self.end(Err(FetchError::Interrupted));
+        }
+        if hands.now < self.tick_at {
+            return self.pump(hands);
+        }
+        self.tick_at = hands.now + TICK;
+        self.refresh(hands);
+        self.check_refusal(hands.now);
+        self.check_timeout(hands.now);
+        if let Stage::Transfer(transfer) = &mut self.stage {
+            transfer.checkpoint(self.number, hands);
+        }
+        self.pump(hands);
+        self.tell(hands.now);
+    }
+
+    /// Asks partial holders again, and looks for more while there is nobody.
+    fn refresh(&mut self, hands: &mut Hands) {
+        let folder = self.wants_entries();
+        let again: Vec<NodeId> = self
+            .sources
+            .iter()
+            .filter(|(_, source)| {
+                let full = if folder {
+                    source.entries.as_ref().is_some_and(BlockSet::is_full)
+                } else {
+                    source.have.as_ref().is_some_and(|(_, have)| have.is_full())
+                };
+                source.connected
+                    && !source.asking
+                    && !source.denied
+                    && !full
+                    && source.ask_at <= hands.now
+            })
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in again {
+            self.ask_have(peer, hands);
+        }
+        let alone = self.sources.values().all(|source| source.have.is_none());
+        if alone && !matches!(self.stage, Stage::Finishing) {
+            self.search(hands);
+        }
+    }
+
+    fn check_refusal(&mut self, now: Instant) {
+        if !matches!(self.stage, Stage::Searching) || !self.trusted.is_empty() {
+            return;
+        }
+        if *self.policy() == TrustPolicy::Any {
+            return;
+        }
+        let answered = self
+            .sources
+            .values()
+            .all(|source| source.manifests != Manifests::Asked);
+        let unsigned = self
+            .sources
+            .values()
+            .any(|source| source.have.is_some() && source.manifests == Manifests::Known);
+        if let Some((error, since)) = &self.refused {
+            if answered && now.saturating_duration_since(*since) >= REFUSAL_GRACE {
+                let error = error.clone();
+                self.end(Err(error.into()));
+            }
+        } else if answered
+            && unsigned
+            && now.saturating_duration_since(self.alive_at) >= REFUSAL_GRACE
+        {
+            self.end(Err(FetchError::Untrusted { publisher: None }));
+        }
+    }
+
+    fn check_timeout(&mut self, now: Instant) {
+        let idle = now.saturating_duration_since(self.alive_at);
+        if idle < self.order.timeout || self.outcome.is_some() {
+            return;
+        }
+        match &self.stage {
+            Stage::Preparing | Stage::Finishing => {}
+            Stage::Transfer(transfer) if transfer.is_waiting_for_disk() => {}
+            Stage::Transfer(_) | Stage::Searching => {
+                let found = self.sources.values().any(|source| source.have.is_some());
+                let error = if found {
+                    FetchError::Timeout {
+                        why: self.stall(now).unwrap_or_else(|| "nothing arrived".into()),
+                    }
+                } else {
+                    FetchError::NotFound {
+                        waited: self.order.timeout,
+                    }
+                };
+                self.end(Err(error));
+            }
+        }
+    }
+
+    fn stall(&self, now: Instant) -> Option<String> {
+        match &self.stage {
+            Stage::Searching if self.refused.is_some() => {
+                Some("no manifest that the policy accepts".into())
+            }
+            Stage::Searching => Some("no provider found".into()),
+            Stage::Transfer(transfer) => transfer.stall(now),
+            Stage::Preparing | Stage::Finishing => None,
+        }
+    }
+
+    fn tell(&self, now: Instant) {
+        let mut told = Progress {
+            id: self.id,
+            name: self.trusted.first().map(|m| m.name.clone()),
+            done: 0,
+            size: self.trusted.first().map(|m| m.size),
+            rate: 0,
+            sources: 0,
+            state: FetchState::Searching,
+            stall: self.stall(now),
+        };
+        match &self.stage {
+            Stage::Transfer(transfer) => transfer.tell(&mut told, now),
+            Stage::Finishing => told.state = FetchState::Finishing,
+            Stage::Searching | Stage::Preparing => {}
+        }
+        self.progress.send_replace(told);
+    }
+
+    /// When this session next needs a turn.
+    pub(crate) fn next_deadline(&self, now: Instant) -> Instant {
+        match &self.stage {
+            Stage::Transfer(transfer) => transfer
+                .next_deadline(now)
+                .map_or(self.tick_at, |deadline| deadline.min(self.tick_at)),
+            _ => self.tick_at,
+        }
+    }
+
+    fn end(&mut self, outcome: Result<Outcome, FetchError>) {
+        if self.outcome.is_none() {
+            self.outcome = Some(outcome);
+        }
+    }
+
+    /// Stops it; what has been verified is kept.
+    pub(crate) fn interrupt(&mut self) {
+        self.end(Err(FetchError::Interrupted));
+    }
+
+    /// Connected peers that have it, or some of it.
+    pub(crate) fn providers(&self) -> Vec<NodeId> {
+        self.sources
+            .iter()
+            .filter(|(_, source)| source.connected && source.have.is_some())
+            .map(|(peer, _)| *peer)
+            .collect()
+    }
+
+    /// Whether it is over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.outcome.is_some()
+    }
+
+    /// Tells whoever waits how it ended, and gives back the files whose blocks are yet to be saved.
+    pub(crate) fn conclude(self) -> Concluded {
+        let summary = match &self.outcome {
+            Some(Ok(Outcome::Fetched(fetched))) => Summary::Fetched(fetched.clone()),
+            Some(Ok(Outcome::Listed { .. })) => Summary::Listed,
+            Some(Err(error)) => Summary::Failed(error.to_string()),
+            None => Summary::Failed(FetchError::Interrupted.to_string()),
+        };
+        let unsaved = match self.stage {
+            Stage::Transfer(transfer) => transfer.into_ending().plan.all_opened(),
+            _ => Vec::new(),
+        };
+        if let Some(Ok(Outcome::Fetched(fetched))) = &self.outcome {
+            self.progress.send_modify(|progress| {
+                progress.state = FetchState::Complete;
+                progress.done = fetched.size;
+                progress.size = Some(fetched.size);
+                progress.stall = None;
+            });
+        }
+        if let (Some(reply), Some(outcome)) = (self.reply, self.outcome) {
+            // Nobody waits: the fetch was dropped.
+            let _ = reply.send(outcome);
+        }
+        Concluded {
+            id: self.id,
+            summary,
+            unsaved,
+        }
+    }
+}
+
+/// What is left of a session that is over.
+pub(crate) struct Concluded {
+    pub(crate) id: ContentId,
+    pub(crate) summary: Summary,
+    pub(crate) unsaved: Vec<Arc<crate::store::Content>>,
+}
+
+/// How a session ended, for the events.
+pub(crate) enum Summary {
+    Fetched(Fetched),
+    Listed,
+    Failed(String),
+}

@@ -1,0 +1,209 @@
+//! What the sessions and the driver act through: the network, the store, the table of peers, the threads that work for
+//! them. Nothing here decides.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Instant, SystemTime},
+};
+
+use tokio::{
+    sync::{broadcast, mpsc, oneshot},
+    task::JoinSet,
+};
+
+use super::{
+    driver::SessionId,
+    error::{ConnectError, FetchError},
+    event::Event,
+    fetch::{prepare::Prepared, receive::Report},
+    upload::Served,
+};
+use crate::{
+    content::{Address, ContentId, NodeId},
+    download::RequestId,
+    net::{
+        BlocksId, LookupId, Net, NetFault, QueryId, ReplySlot, UploadId,
+        wire::{Query, Reply},
+    },
+    peers::{FoundBy, PeerChange, Peers},
+    rate::RateLimit,
+    store::{Store, StoreError},
+};
+
+/// Queries of ours that may be unanswered at once.
+const MAX_ASKED: usize = 4096;
+/// Walks through the DHT at once.
+const MAX_LOOKUPS: usize = 64;
+
+/// Why a query was sent.
+pub(crate) enum Asked {
+    /// A session wants to know what a peer has.
+    Have {
+        session: SessionId,
+        peer: NodeId,
+        entries: bool,
+    },
+    /// A session wants a peer's manifests.
+    Manifests { session: SessionId, peer: NodeId },
+    /// A session wants more providers.
+    Providers { session: SessionId },
+    /// The embedder asked.
+    Embedder(oneshot::Sender<Result<Reply, NetFault>>),
+}
+
+/// Why there is a walk through the DHT.
+pub(crate) enum LookupFor {
+    /// A session looks for providers.
+    Session(SessionId),
+    /// The embedder does.
+    Embedder(mpsc::Sender<Vec<NodeId>>),
+    /// We announce.
+    Announce(ContentId),
+}
+
+/// Work that a thread has done.
+pub(crate) enum Job {
+    Prepared {
+        session: SessionId,
+        result: Result<Box<Prepared>, FetchError>,
+    },
+    Finished {
+        session: SessionId,
+        result: Result<(std::path::PathBuf, u64), FetchError>,
+    },
+    Saved {
+        session: SessionId,
+        result: Result<(), StoreError>,
+    },
+    Replied { slot: ReplySlot, reply: Reply },
+    Uploaded { upload: UploadId, served: Served },
+    Received,
+    PeersWritten,
+}
+
+/// Rate limits, and whom they spare.
+pub(crate) struct Rates {
+    pub(crate) upload: RateLimit,
+    pub(crate) download: RateLimit,
+    pub(crate) lan_exempt: bool,
+}
+
+/// See the module.
+pub(crate) struct Hands {
+    pub(crate) local: NodeId,
+    pub(crate) net: Net,
+    pub(crate) store: Store,
+    pub(crate) peers: Peers,
+    pub(crate) asked: HashMap<QueryId, Asked>,
+    pub(crate) lookups: HashMap<LookupId, LookupFor>,
+    pub(crate) requests: HashMap<BlocksId, (SessionId, RequestId)>,
+    pub(crate) connecting: BTreeMap<NodeId, Vec<oneshot::Sender<Result<(), ConnectError>>>>,
+    pub(crate) jobs: JoinSet<Job>,
+    pub(crate) reports: mpsc::Sender<Report>,
+    pub(crate) rates: Rates,
+    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) now: Instant,
+    pub(crate) wall: SystemTime,
+    /// The table of peers changed since it was last published.
+    pub(crate) peers_dirty: bool,
+    pub(crate) up_bytes: u64,
+    pub(crate) down_bytes: u64,
+}
+
+impl Hands {
+    /// Asks a connected peer. False if that cannot be.
+    pub(crate) fn ask(&mut self, peer: NodeId, query: Query, why: Asked) -> bool {
+        if self.asked.len() >= MAX_ASKED {
+            return false;
+        }
+        match self.net.ask(peer, query) {
+            Some(id) => {
+                self.asked.insert(id, why);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Looks for providers in the DHT. False if there is none, or enough is under way.
+    pub(crate) fn lookup(&mut self, id: ContentId, why: LookupFor) -> bool {
+        if self.lookups.len() >= MAX_LOOKUPS {
+            return false;
+        }
+        match self.net.find_providers(id) {
+            Some(lookup) => {
+                self.lookups.insert(lookup, why);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// A peer was heard of.
+    pub(crate) fn heard_of(&mut self, peer: NodeId, addresses: &[Address], by: FoundBy) {
+        if peer == self.local {
+            return;
+        }
+        self.peers.on_found(peer, None, by, self.wall);
+        for address in addresses {
+            self.peers
+                .on_found(peer, Some(address.without_node()), by, self.wall);
+        }
+        self.peers_dirty = true;
+    }
+
+    /// Verified bytes came from a peer.
+    pub(crate) fn received(&mut self, peer: NodeId, bytes: u64) {
+        self.down_bytes = self.down_bytes.saturating_add(bytes);
+        self.peers.on_bytes(peer, 0, bytes, self.wall);
+        self.peers_dirty = true;
+    }
+
+    /// Bytes went to a peer.
+    pub(crate) fn sent(&mut self, peer: NodeId, bytes: u64) {
+        self.up_bytes = self.up_bytes.saturating_add(bytes);
+        self.peers.on_bytes(peer, bytes, 0, self.wall);
+        self.peers_dirty = true;
+    }
+
+    /// Whether a peer is on loopback or a private network: by all the addresses it was reached at.
+    fn is_near(&self, peer: NodeId) -> bool {
+        self.peers
+            .info(peer)
+            .and_then(|info| info.remote.as_ref())
+            .is_some_and(Address::is_private)
+    }
+
+    /// The limit on what is sent to a peer.
+    pub(crate) fn upload_limit(&self, peer: NodeId) -> RateLimit {
+        if self.rates.lan_exempt && self.is_near(peer) {
+            return RateLimit::none();
+        }
+        self.rates.upload.clone()
+    }
+
+    /// The limit on what is received from a peer.
+    pub(crate) fn download_limit(&self, peer: NodeId) -> RateLimit {
+        if self.rates.lan_exempt && self.is_near(peer) {
+            return RateLimit::none();
+        }
+        self.rates.download.clone()
+    }
+
+    /// Tells those who watch. That nobody does is no error.
+    pub(crate) fn tell(&mut self, event: Event) {
+        let _ = self.events.send(event);
+    }
+
+    /// Tells of a change in the table of peers.
+    pub(crate) fn tell_peer(&mut self, change: Option<PeerChange>) {
+        self.peers_dirty = true;
+        if let Some(change) = change {
+            self.tell(match change {
+                PeerChange::Joined(info) => Event::PeerJoined(info),
+                PeerChange::Left(info) => Event::PeerLeft(info),
+                PeerChange::Changed(info) => Event::PeerChanged(info),
+            });
+        }
+    }
+}

@@ -1,0 +1,573 @@
+//! Questions that a handle asks the store and the peers: shares, contents, providers, names, catalogs, tickets.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Node, NodeStopped, blocking,
+    command::Command,
+    driver::clock,
+    error::{FetchError, NodeError, ShareError},
+    fetch::{FetchTarget, Outcome},
+    share::{Announcement, ShareInfo, ShareRef, state_of},
+};
+use crate::{
+    announce::Announced,
+    content::{
+        Collection, ContentId, Entry, Kind, NodeId, Provider, PublisherKey, SignedManifest,
+        Ticket, TrustPolicy,
+    },
+    net::{
+        NetFault,
+        wire::{MAX_SEARCH_LEN, Query, Reply},
+    },
+    peers::{PeerInfo, PeerState},
+    store::{State, Store},
+};
+
+/// Pages of one peer's catalog that are read: 256 shares each.
+const MAX_CATALOG_PAGES: usize = 4096;
+/// The most that is taken from all peers together in one search.
+const MAX_FOUND: usize = 10_000;
+
+/// Something found by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Found {
+    /// Its id.
+    pub id: ContentId,
+    /// The name it goes by.
+    pub name: String,
+    /// Its size in bytes; of a folder, of its listing.
+    pub size: u64,
+    /// File or folder.
+    pub kind: Kind,
+    /// Who signed it.
+    pub publisher: PublisherKey,
+    /// Who has it.
+    pub peer: NodeId,
+}
+
+/// Something that a peer shares publicly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CatalogEntry {
+    /// Its id.
+    pub id: ContentId,
+    /// The name it goes by.
+    pub name: String,
+    /// Its size in bytes; of a folder, of its listing.
+    pub size: u64,
+    /// File or folder.
+    pub kind: Kind,
+    /// Who signed it.
+    pub publisher: PublisherKey,
+}
+
+/// What is in a folder, without having fetched it; of a file, the file alone.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Listing {
+    /// Its id.
+    pub id: ContentId,
+    /// The name it goes by, if a manifest says.
+    pub name: Option<String>,
+    /// File or folder.
+    pub kind: Kind,
+    /// Its size in bytes; of a folder, all files together.
+    pub size: u64,
+    /// The files of a folder, by path.
+    pub entries: Vec<Entry>,
+}
+
+/// Something that the node has, or is fetching.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ContentInfo {
+    /// Its id.
+    pub id: ContentId,
+    /// The name it goes by, if a manifest says.
+    pub name: Option<String>,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Blocks that are here.
+    pub held: u32,
+    /// Blocks that it has.
+    pub blocks: u32,
+    /// File or folder, if a manifest says.
+    pub kind: Option<Kind>,
+    /// Whether it is all here.
+    pub state: ContentState,
+    /// Where it lies, unless in the store itself.
+    pub path: Option<PathBuf>,
+    /// Whether this node fetched it, as opposed to sharing what was there.
+    pub download: bool,
+}
+
+/// Whether content is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ContentState {
+    /// All of it.
+    Complete,
+    /// Some of it.
+    Partial,
+    /// It was altered, and is not served.
+    Changed,
+    /// It is gone.
+    Missing,
+}
+
+impl Node {
+    async fn with_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> T + Send + 'static,
+    ) -> Result<T, NodeStopped> {
+        let store = self.store().clone();
+        blocking(move || work(&store)).await
+    }
+
+    /// What is shared, each looked at now.
+    ///
+    /// # Errors
+    /// If the index cannot be read, or the node has stopped.
+    pub async fn shares(&self) -> Result<Vec<ShareInfo>, NodeError> {
+        let mut infos = self.with_store(share_infos).await??;
+        let (reply, states) = oneshot::channel();
+        let ids = infos.iter().map(|info| info.id).collect();
+        self.send(Command::Announced { ids, reply }).await?;
+        let states = states.await.map_err(|_| NodeStopped)?;
+        let (now, _) = clock();
+        for (info, state) in infos.iter_mut().zip(states) {
+            info.announced = announcement(state, now);
+        }
+        Ok(infos)
+    }
+
+    /// Shares something no longer: it is not announced, shown or served any more. The files stay.
+    ///
+    /// # Errors
+    /// If it was not shared, or the index cannot be written.
+    pub async fn unshare(&self, what: ShareRef) -> Result<Vec<ShareInfo>, ShareError> {
+        let ended = self.with_store(move |store| unshare(store, &what)).await??;
+        for (info, is_last) in &ended {
+            if *is_last {
+                self.send(Command::Unshared { id: info.id }).await?;
+            }
+        }
+        Ok(ended.into_iter().map(|(info, _)| info).collect())
+    }
+
+    /// Everything the node has or is fetching.
+    ///
+    /// # Errors
+    /// If the index cannot be read.
+    pub async fn contents(&self) -> Result<Vec<ContentInfo>, NodeError> {
+        let infos = self.with_store(|store| {
+            let contents = store.contents()?;
+            let described = contents.into_iter().map(|info| {
+                let claims = store.manifests(info.id)?;
+                Ok(describe(info, claims.first()))
+            });
+            described.collect::<Result<Vec<_>, NodeError>>()
+        });
+        infos.await?
+    }
+
+    /// Forgets content: it is no longer shared, served or known. Files stay unless `delete_files`, and even then only
+    /// those that this node fetched go. Returns the files deleted.
+    ///
+    /// # Errors
+    /// If the node does not know it, or the index or a file cannot be written.
+    pub async fn remove(
+        &self,
+        id: ContentId,
+        delete_files: bool,
+    ) -> Result<Vec<PathBuf>, NodeError> {
+        let removed = self.with_store(move |store| {
+            if store.info(id)?.is_none() {
+                return Err(NodeError::NotFound(format!("{id} is not here")));
+            }
+            Ok(store.forget(id, delete_files)?)
+        });
+        let removed = removed.await??;
+        self.send(Command::Unshared { id }).await?;
+        Ok(removed.deleted)
+    }
+
+    /// A fresh ticket: this node, if it has the content, and the other providers it is connected to.
+    ///
+    /// # Errors
+    /// If the node has no manifest of it.
+    pub async fn ticket(&self, id: ContentId) -> Result<Ticket, NodeError> {
+        let ours = self.publisher();
+        let manifests = self.with_store(move |store| store.manifests(id)).await??;
+        let mine = manifests.iter().find(|m| m.claims().publisher == ours);
+        let manifest = mine.or(manifests.first()).ok_or_else(|| {
+            NodeError::NotFound(format!("{id} is not here: share or fetch it first"))
+        })?;
+        Ok(self.ticket_of(manifest.clone()))
+    }
+
+    /// Who has this content: the connected peers that say so, and those the DHT names. Waits for the time given, or
+    /// until all have answered.
+    ///
+    /// # Errors
+    /// If the node has stopped.
+    pub async fn providers(
+        &self,
+        id: ContentId,
+        timeout: Duration,
+    ) -> Result<Vec<Provider>, NodeError> {
+        let (found, mut named) = mpsc::channel(64);
+        self.send(Command::Lookup { id, found }).await?;
+        let query = Query::Have {
+            content: id,
+            entries: false,
+            known: None,
+        };
+        let mut providers: Vec<NodeId> = Vec::new();
+        let search = async {
+            for (peer, reply) in self.ask_all(&query).await? {
+                if matches!(reply, Reply::Have { .. }) {
+                    providers.push(peer);
+                }
+            }
+            while let Some(peers) = named.recv().await {
+                for peer in peers {
+                    if !providers.contains(&peer) {
+                        providers.push(peer);
+                    }
+                }
+            }
+            Ok::<(), NodeStopped>(())
+        };
+        // Running out of time is one of the two ways for a search to end.
+        if let Ok(ended) = tokio::time::timeout(timeout, search).await {
+            ended?;
+        }
+        let known = self.peers();
+        let addresses = |peer: NodeId| {
+            let info = known.iter().find(|info: &&PeerInfo| info.peer == peer);
+            info.map(|info| info.addresses.clone()).unwrap_or_default()
+        };
+        Ok(providers
+            .into_iter()
+            .map(|peer| Provider::new(peer, addresses(peer)))
+            .collect())
+    }
+
+    /// Searches the public shares of all connected peers by name: whatever contains the text, without regard to case
+    /// and accents. Results are signed by the publisher they name.
+    ///
+    /// # Errors
+    /// If the node has stopped.
+    pub async fn find(&self, text: &str, timeout: Duration) -> Result<Vec<Found>, NodeError> {
+        let mut end = text.len().min(MAX_SEARCH_LEN);
+        while !text.is_char_boundary(end) {
+            end = end.saturating_sub(1);
+        }
+        let text = text.get(..end).unwrap_or_default().to_owned();
+        let query = Query::Search { text };
+        let mut found = Vec::new();
+        let answers = tokio::time::timeout(timeout, self.ask_all(&query)).await;
+        for (peer, reply) in answers.unwrap_or(Ok(Vec::new()))? {
+            let Reply::Manifests { manifests, .. } = reply else {
+                continue;
+            };
+            for entry in entries_of(&manifests) {
+                if found.len() >= MAX_FOUND {
+                    return Ok(found);
+                }
+                found.push(Found {
+                    id: entry.id,
+                    name: entry.name,
+                    size: entry.size,
+                    kind: entry.kind,
+                    publisher: entry.publisher,
+                    peer,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// What a peer shares publicly. It is connected to first, if it is not and an address is known.
+    ///
+    /// # Errors
+    /// If it cannot be reached or does not answer.
+    pub async fn catalog(&self, peer: NodeId) -> Result<Vec<CatalogEntry>, NodeError> {
+        let known = self.peers().into_iter().find(|info| info.peer == peer);
+        match known {
+            Some(info) if info.state == PeerState::Connected => {}
+            Some(info) if !info.addresses.is_empty() => {
+                let mut last = None;
+                for address in info.addresses {
+                    match self.connect(address.with_node(peer)).await {
+                        Ok(_) => {
+                            last = None;
+                            break;
+                        }
+                        Err(error) => last = Some(error),
+                    }
+                }
+                last.map_or(Ok(()), Err)?;
+            }
+            _ => {
+                let why = format!("no address of {peer} is known; connect to it first");
+                return Err(NodeError::NotFound(why));
+            }
+        }
+        let mut entries: Vec<CatalogEntry> = Vec::new();
+        let mut after = None;
+        for _ in 0..MAX_CATALOG_PAGES {
+            let reply = self.ask(peer, Query::Catalog { after }).await?;
+            let Reply::Manifests { manifests, more } = reply else {
+                break;
+            };
+            let last = manifests.last().map(|m| m.claims().content);
+            entries.extend(entries_of(&manifests));
+            // A peer that repeats itself would otherwise be listened to for ever.
+            if !more || last <= after {
+                break;
+            }
+            after = last;
+        }
+        Ok(entries)
+    }
+
+    /// What is in a folder, without fetching its files; of a file, the file alone.
+    ///
+    /// # Errors
+    /// As of a fetch.
+    pub async fn list(
+        &self,
+        what: impl Into<FetchTarget>,
+        timeout: Duration,
+    ) -> Result<Listing, FetchError> {
+        let what = what.into();
+        let id = what.id();
+        let fetch = self.fetch(what).listing_only().timeout(timeout);
+        match fetch.start().await?.outcome().await? {
+            Outcome::Listed { name, listed } => Ok(listing(id, name, listed)),
+            Outcome::Fetched(fetched) => Ok(Listing {
+                id,
+                name: None,
+                kind: Kind::File,
+                size: fetched.size,
+                entries: Vec::new(),
+            }),
+        }
+    }
+
+    async fn ask(&self, peer: NodeId, query: Query) -> Result<Reply, NodeError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Ask { peer, query, reply }).await?;
+        let answer = answer.await.map_err(|_| NodeError::NoAnswer {
+            peer,
+            why: "it is not connected",
+        })?;
+        answer.map_err(|fault| NodeError::NoAnswer {
+            peer,
+            why: match fault {
+                NetFault::Unreachable | NetFault::Cancelled => "the connection was lost",
+                NetFault::Timeout => "it took too long",
+                NetFault::Unsupported => "it does not speak this protocol",
+                NetFault::Protocol => "its answer is malformed",
+            },
+        })
+    }
+
+    /// Asks all connected peers; those that do not answer are left out.
+    async fn ask_all(&self, query: &Query) -> Result<Vec<(NodeId, Reply)>, NodeStopped> {
+        let peers = self.peers();
+        let ours = peers.iter().filter(|info| {
+            info.state == PeerState::Connected && info.speaks_ours != Some(false)
+        });
+        let mut asked: FuturesUnordered<_> = ours
+            .map(|info| async { (info.peer, self.ask(info.peer, query.clone()).await) })
+            .collect();
+        let mut replies = Vec::new();
+        while let Some((peer, answer)) = asked.next().await {
+            match answer {
+                Ok(reply) => replies.push((peer, reply)),
+                Err(NodeError::Stopped(stopped)) => return Err(stopped),
+                Err(error) => tracing::debug!(%error, "no answer"),
+            }
+        }
+        Ok(replies)
+    }
+}
+
+/// Manifests whose signature verifies, as entries. A peer may say anything.
+fn entries_of(manifests: &[SignedManifest]) -> Vec<CatalogEntry> {
+    manifests
+        .iter()
+        .filter_map(|manifest| manifest.verify(&TrustPolicy::Signed).ok())
+        .map(|manifest| CatalogEntry {
+            id: manifest.content,
+            name: manifest.name.clone(),
+            size: manifest.size,
+            kind: manifest.kind,
+            publisher: manifest.publisher,
+        })
+        .collect()
+}
+
+/// What a session found out about something that was to be listed.
+#[derive(Debug)]
+pub(crate) enum Listed {
+    Folder(Arc<Collection>),
+    File { size: u64 },
+}
+
+fn listing(id: ContentId, name: Option<String>, listed: Listed) -> Listing {
+    match listed {
+        Listed::Folder(collection) => Listing {
+            id,
+            name,
+            kind: Kind::Collection,
+            size: collection.total_size(),
+            entries: collection.entries().to_vec(),
+        },
+        Listed::File { size } => Listing {
+            id,
+            name,
+            kind: Kind::File,
+            size,
+            entries: Vec::new(),
+        },
+    }
+}
+
+fn announcement(state: Option<Announced>, now: Instant) -> Announcement {
+    match state {
+        Some(Announced::Done(at)) => Announcement::Done(now.saturating_duration_since(at)),
+        Some(Announced::Due) => Announcement::Due,
+        Some(Announced::Failed) => Announcement::Failed,
+        None => Announcement::Off,
+    }
+}
+
+fn share_infos(store: &Store) -> Result<Vec<ShareInfo>, NodeError> {
+    let mut infos = Vec::new();
+    for (path, share) in store.shares()? {
+        let state = store.refresh(share.id)?;
+        let size = match share.kind {
+            Kind::Collection => folder_size(store, share.id)?,
+            _ => store.info(share.id)?.map_or(0, |info| info.size),
+        };
+        infos.push(ShareInfo {
+            id: share.id,
+            state: match share.kind {
+                Kind::Collection if !path.is_dir() => super::ShareState::Missing,
+                _ => state_of(state),
+            },
+            path,
+            name: share.name,
+            size,
+            kind: share.kind,
+            unlisted: share.unlisted,
+            announced: Announcement::Off,
+        });
+    }
+    Ok(infos)
+}
+
+fn folder_size(store: &Store, id: ContentId) -> Result<u64, NodeError> {
+    let Some(content) = store.content(id)? else {
+        return Ok(0);
+    };
+    let bytes = super::fetch::prepare::read_all(&content)?;
+    Ok(Collection::decode(&bytes).map_or(0, |collection| collection.total_size()))
+}
+
+/// Ends shares; of each, whether it was the last of its content.
+fn unshare(store: &Store, what: &ShareRef) -> Result<Vec<(ShareInfo, bool)>, ShareError> {
+    let wanted = match what {
+        ShareRef::Id(id) => id.to_string(),
+        ShareRef::Path(path) => path.display().to_string(),
+    };
+    let canonical = match what {
+        ShareRef::Path(path) => std::fs::canonicalize(path).ok(),
+        ShareRef::Id(_) => None,
+    };
+    let matches = |path: &PathBuf, id: ContentId| match what {
+        ShareRef::Id(wanted) => *wanted == id,
+        ShareRef::Path(wanted) => path == wanted || Some(path) == canonical.as_ref(),
+    };
+    let mut ended = Vec::new();
+    for (path, share) in store.shares()? {
+        if !matches(&path, share.id) {
+            continue;
+        }
+        store.remove_share(&path)?;
+        let size = store.info(share.id)?.map_or(0, |info| info.size);
+        let is_last = store.shares_of(share.id)?.is_empty();
+        if is_last {
+            forget_unshared(store, share.id, share.kind)?;
+        }
+        let info = ShareInfo {
+            id: share.id,
+            path,
+            name: share.name,
+            size,
+            kind: share.kind,
+            state: super::ShareState::Ok,
+            unlisted: share.unlisted,
+            announced: Announcement::Off,
+        };
+        ended.push((info, is_last));
+    }
+    if ended.is_empty() {
+        return Err(ShareError::NotShared(wanted));
+    }
+    Ok(ended)
+}
+
+/// What is no longer shared is no longer served: a file at once; of a folder also the files that nothing else shares.
+fn forget_unshared(store: &Store, id: ContentId, kind: Kind) -> Result<(), ShareError> {
+    if kind == Kind::Collection
+        && let Some(content) = store.content(id)?
+        && let Ok(bytes) = super::fetch::prepare::read_all(&content)
+        && let Ok(collection) = Collection::decode(&bytes)
+    {
+        let shared: std::collections::BTreeSet<ContentId> =
+            store.shares()?.into_iter().map(|(_, share)| share.id).collect();
+        for entry in collection.entries() {
+            let kept = shared.contains(&entry.content)
+                || store.info(entry.content)?.is_some_and(|info| info.download);
+            if !kept {
+                store.forget(entry.content, false)?;
+            }
+        }
+    }
+    store.forget(id, false)?;
+    Ok(())
+}
+
+fn describe(info: crate::store::ContentInfo, manifest: Option<&SignedManifest>) -> ContentInfo {
+    let claims = manifest.map(SignedManifest::claims);
+    ContentInfo {
+        id: info.id,
+        name: claims.map(|claims| claims.name.clone()),
+        size: info.size,
+        held: info.held,
+        blocks: info.blocks,
+        kind: claims.map(|claims| claims.kind),
+        state: match info.state {
+            State::Complete => ContentState::Complete,
+            State::Partial => ContentState::Partial,
+            State::Changed => ContentState::Changed,
+            State::Missing => ContentState::Missing,
+        },
+        path: info.path,
+        download: info.download,
+    }
+}

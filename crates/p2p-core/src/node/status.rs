@@ -1,0 +1,77 @@
+//! Numbers of a node, as the driver publishes them.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    content::{Address, NodeId, PublisherKey},
+    peers::PeerInfo,
+};
+
+/// How a node stands.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Status {
+    /// Its peer id.
+    pub peer: NodeId,
+    /// The key that signs what it shares.
+    pub publisher: PublisherKey,
+    /// The name and version it gives itself.
+    pub agent: String,
+    /// Time since its start.
+    pub uptime: Duration,
+    /// Where it can be reached, each address ending in its id.
+    pub addresses: Vec<Address>,
+    /// Active peers.
+    pub peers_connected: u64,
+    /// Peers remembered that are not active now.
+    pub peers_known: u64,
+    /// Ids whose record the DHT's servers hold.
+    pub announced: u64,
+    /// Ids whose turn to be announced has not come.
+    pub announce_due: u64,
+    /// Ids whose last announcement found no server.
+    pub announce_failed: u64,
+    /// Fetches under way.
+    pub fetches: u64,
+    /// Requests of others being served.
+    pub uploads: u64,
+    /// Bytes of content sent since the start.
+    pub up_bytes: u64,
+    /// Bytes of content received since the start.
+    pub down_bytes: u64,
+    /// `server`, `client` or `off`.
+    pub dht_mode: String,
+    /// Servers in the routing table.
+    pub dht_peers: u64,
+}
+
+impl Status {
+    pub(super) fn new(peer: NodeId, publisher: PublisherKey, agent: String) -> Self {
+        Self {
+            peer,
+            publisher,
+            agent,
+            uptime: Duration::ZERO,
+            addresses: Vec::new(),
+            peers_connected: 0,
+            peers_known: 0,
+            announced: 0,
+            announce_due: 0,
+            announce_failed: 0,
+            fetches: 0,
+            uploads: 0,
+            up_bytes: 0,
+            down_bytes: 0,
+            dht_mode: "off".into(),
+            dht_peers: 0,
+        }
+    }
+}
+
+/// What the driver tells all handles, the latest wins.
+#[derive(Debug, Clone)]
+pub(super) struct Published {
+    pub(super) peers: Arc<Vec<PeerInfo>>,
+    pub(super) addresses: Arc<Vec<Address>>,
+    pub(super) status: Arc<Status>,
+}

@@ -1,0 +1,88 @@
+//! Rate limits: a token bucket as pure arithmetic, and the shared handle whose callers sleep on it.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// A bucket that fills at `rate` bytes a second and holds a tenth of a second's worth, at least one block.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bucket {
+    rate: u64,
+    /// When all bytes taken so far have been paid for.
+    paid_until: Instant,
+}
+
+/// How much earlier than its even pace a caller may take bytes.
+const BURST: Duration = Duration::from_millis(100);
+
+impl Bucket {
+    pub(crate) fn new(rate: u64, now: Instant) -> Self {
+        Self {
+            rate: rate.max(1),
+            paid_until: now,
+        }
+    }
+
+    /// Takes `bytes` and says how long to wait before using them.
+    pub(crate) fn take(&mut self, bytes: u64, now: Instant) -> Duration {
+        let floor = now.checked_sub(BURST).unwrap_or(now);
+        let start = self.paid_until.max(floor);
+        let cost = Duration::from_nanos(
+            u64::try_from(u128::from(bytes) * 1_000_000_000 / u128::from(self.rate))
+                .unwrap_or(u64::MAX),
+        );
+        self.paid_until = start.checked_add(cost).unwrap_or(start);
+        start.saturating_duration_since(now)
+    }
+}
+
+/// A limit shared by the threads that move bytes; without a rate it costs nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct RateLimit(Option<Arc<Mutex<Bucket>>>);
+
+impl RateLimit {
+    pub(crate) fn new(rate: Option<u64>, now: Instant) -> Self {
+        Self(rate.map(|rate| Arc::new(Mutex::new(Bucket::new(rate, now)))))
+    }
+
+    /// No limit.
+    pub(crate) fn none() -> Self {
+        Self(None)
+    }
+
+    /// Takes `bytes` and says how long to wait before using them.
+    pub(crate) fn take(&self, bytes: u64, now: Instant) -> Duration {
+        self.0.as_ref().map_or(Duration::ZERO, |bucket| {
+            let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            bucket.take(bytes, now)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_holds_over_time() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(1_000_000, start);
+        let mut now = start;
+        for _ in 0..100 {
+            now += bucket.take(250_000, now);
+        }
+        let took = now.duration_since(start).as_secs_f64();
+        assert!((24.0..25.5).contains(&took), "{took}");
+    }
+
+    #[test]
+    fn idle_time_is_not_saved_up() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(1_000_000, start);
+        let later = start + Duration::from_secs(60);
+        assert_eq!(bucket.take(1_000_000, later), Duration::ZERO);
+        let wait = bucket.take(1, later);
+        assert!(wait >= Duration::from_millis(890), "{wait:?}");
+    }
+}

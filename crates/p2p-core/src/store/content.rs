@@ -1,0 +1,527 @@
+//! A handle to one content: reading it, and everything that reading and writing it share.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::part::PartFile;
+use super::record::{ContentRecord, FileStamp, Place};
+use super::shared::{Guarded, Shared};
+use super::{IndexError, ReadError, StoreError, files};
+use crate::content::{BlockIndex, BlockSet, ChainingValue, ContentId};
+use crate::content::{Geometry, Need, Outline, TreeError, VerifiedBlock};
+
+/// How old the last look at the file of a share may be. Every block is verified besides; this finds files that were
+/// replaced or deleted while what is read of them is still right.
+const STAMP_AGE: Duration = Duration::from_millis(200);
+/// Pages of the outline kept in memory for one content (2 MiB, for 16 GiB of content); the index has the others.
+const PAGES_IN_MEMORY: usize = 64;
+/// Key of the top among the pages of an outline in the index.
+pub(super) const TOP: u32 = u32::MAX;
+
+/// A content in the store, complete or being fetched. Shared by everyone who uses it; every method may be called
+/// from several threads at once, and may block on the disk.
+pub struct Content {
+    pub(super) id: ContentId,
+    pub(super) geometry: Geometry,
+    pub(super) shared: Arc<Shared>,
+    /// Names this handle among the open files.
+    serial: u64,
+    pub(super) located: Guarded<Located>,
+    outline: RwLock<KnownOutline>,
+    pub(super) held: Guarded<Held>,
+    changes: watch::Sender<u32>,
+    health: AtomicU8,
+    checked: Guarded<Option<Instant>>,
+    /// Whether there is something that the last checkpoint did not have.
+    pub(super) dirty: AtomicBool,
+    /// Held shared by writes, and taken alone to wait for them.
+    writing: RwLock<()>,
+    /// Runs the search of a partial file for blocks, once, while others wait.
+    pub(super) resumed: Once,
+}
+
+/// Where the bytes are.
+#[derive(Clone, Debug)]
+pub(super) enum Located {
+    Object(PathBuf),
+    File { path: PathBuf, stamp: FileStamp },
+    Part { part: PartFile, stamp: FileStamp },
+}
+
+/// The blocks of the content in its file.
+pub(super) struct Held {
+    pub(super) blocks: BlockSet,
+    /// Blocks that were in a partial file when it was opened and could not be verified yet for want of the outline.
+    pub(super) unproven: BlockSet,
+}
+
+/// The outline as far as it is in memory.
+struct KnownOutline {
+    tree: Outline,
+    /// Pages in memory.
+    loaded: usize,
+    /// Pages (and [`TOP`]) that the index does not have yet.
+    unsaved: BTreeSet<u32>,
+}
+
+const SOUND: u8 = 0;
+const CHANGED: u8 = 1;
+const MISSING: u8 = 2;
+const UNSYNCED: u8 = 3;
+
+impl Content {
+    pub(super) fn new(shared: &Arc<Shared>, id: ContentId, geometry: Geometry, located: Located) -> Self {
+        let blocks = geometry.blocks();
+        let held = match located {
+            Located::Part { .. } => BlockSet::new(blocks),
+            _ => BlockSet::full(blocks),
+        };
+        let (changes, _) = watch::channel(held.count());
+        Self {
+            id,
+            geometry,
+            shared: Arc::clone(shared),
+            serial: next_serial(),
+            located: Guarded::new(located),
+            outline: RwLock::new(KnownOutline {
+                tree: Outline::new(id, geometry),
+                loaded: 0,
+                unsaved: BTreeSet::new(),
+            }),
+            held: Guarded::new(Held { blocks: held, unproven: BlockSet::new(0) }),
+            changes,
+            health: AtomicU8::new(SOUND),
+            checked: Guarded::default(),
+            dirty: AtomicBool::new(false),
+            writing: RwLock::new(()),
+            resumed: Once::new(),
+        }
+    }
+
+    /// Opens what the index says is complete. `None` if the record makes no sense.
+    pub(super) fn open_complete(
+        shared: &Arc<Shared>,
+        id: ContentId,
+        record: &ContentRecord,
+    ) -> Result<Option<Self>, IndexError> {
+        let Some(geometry) = record.geometry() else { return Ok(None) };
+        let located = match &record.place {
+            Place::Object => Located::Object(shared.object_path(id)),
+            Place::Part(_) => return Ok(None),
+            Place::File(path) => match shared.index.path(path)? {
+                Some(known) => Located::File { path: files::from_bytes(path), stamp: known.stamp },
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Self::new(shared, id, geometry, located)))
+    }
+
+    /// Its id.
+    pub fn id(&self) -> ContentId {
+        self.id
+    }
+
+    /// Its size and blocks.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// The file it is in now: the share, the download, the partial file or the object.
+    pub fn path(&self) -> PathBuf {
+        match &*self.located.lock() {
+            Located::Object(path) | Located::File { path, .. } => path.clone(),
+            Located::Part { part, .. } => part.path(),
+        }
+    }
+
+    /// Whether every block is held. A fetch is finished by [`Store::finish`](super::Store::finish) only.
+    pub fn is_complete(&self) -> bool {
+        self.held.lock().blocks.is_full()
+    }
+
+    /// The blocks held now.
+    pub fn held(&self) -> BlockSet {
+        self.held.lock().blocks.clone()
+    }
+
+    /// The number of blocks held now.
+    pub fn held_count(&self) -> u32 {
+        self.held.lock().blocks.count()
+    }
+
+    /// Whether a block is held now.
+    pub fn holds(&self, block: BlockIndex) -> bool {
+        self.held.lock().blocks.contains(block.get())
+    }
+
+    /// Tells of every change of the number of blocks held.
+    pub fn changes(&self) -> watch::Receiver<u32> {
+        self.changes.subscribe()
+    }
+
+    /// Reads a block: from memory, or from the file and then verified.
+    ///
+    /// # Errors
+    /// [`ReadError`]. After `Changed` or `Missing` every read of this handle gives the same; the index knows it, and
+    /// [`Store::content`](super::Store::content) gives another handle if there is another copy.
+    pub fn block(&self, block: BlockIndex) -> Result<VerifiedBlock, ReadError> {
+        self.check_health()?;
+        self.check_stamp()?;
+        if !self.holds(block) {
+            return Err(ReadError::NotHeld);
+        }
+        if let Some(found) = self.shared.cache.block(self.id, block) {
+            return Ok(found);
+        }
+        let found = self.read_verified(block)?;
+        self.shared.cache.insert(found.clone());
+        Ok(found)
+    }
+
+    /// Fills `buffer` from the content at `offset`, as far as there is content. Returns how many bytes that were.
+    ///
+    /// # Errors
+    /// As [`Content::block`]; what the buffer holds then is not to be used.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
+        let end = offset.saturating_add(buffer.len() as u64).min(self.geometry.size());
+        let mut filled = 0;
+        for number in self.geometry.blocks_in(offset..end.max(offset)) {
+            let Some(index) = self.geometry.block(number) else { break };
+            let block = self.block(index)?;
+            let at = offset.saturating_add(filled as u64).saturating_sub(self.geometry.offset_of(index));
+            let from = block.bytes().get(usize::try_from(at).unwrap_or(usize::MAX)..).unwrap_or_default();
+            let room = buffer.get_mut(filled..).unwrap_or_default();
+            let len = from.len().min(room.len());
+            if let (Some(to), Some(from)) = (room.get_mut(..len), from.get(..len)) {
+                to.copy_from_slice(from);
+            }
+            filled = filled.saturating_add(len);
+        }
+        Ok(filled)
+    }
+
+    /// The values of the pages; `None` if they are not known, or the content has one page and so no top.
+    ///
+    /// # Errors
+    /// [`ReadError::Index`].
+    pub fn outline_top(&self) -> Result<Option<Arc<[ChainingValue]>>, ReadError> {
+        if self.geometry.pages() > 1 && self.known().tree.top().is_none() {
+            self.load(Need::Top)?;
+        }
+        Ok(self.known().tree.top().map(Arc::from))
+    }
+
+    /// The values of the blocks of a page; `None` if they are not known, or the content is of one block.
+    ///
+    /// # Errors
+    /// [`ReadError::Index`].
+    pub fn outline_page(&self, page: u32) -> Result<Option<Arc<[ChainingValue]>>, ReadError> {
+        if let Some(first) = self.geometry.block(self.geometry.blocks_of_page(page).start) {
+            self.load_outline(first)?;
+        }
+        Ok(self.known().tree.page(page).map(Arc::from))
+    }
+
+    /// What part of the outline must be added before this block can be verified; `None` if it can be now.
+    ///
+    /// # Errors
+    /// [`ReadError::Index`].
+    pub fn needs(&self, block: BlockIndex) -> Result<Option<Need>, ReadError> {
+        self.load_outline(block)?;
+        Ok(self.known().tree.needs(block))
+    }
+
+    /// Verifies a block that came from elsewhere.
+    ///
+    /// # Errors
+    /// [`TreeError`]: the sender is to blame, unless [`Content::needs`] says that the outline is not known.
+    pub fn verify(&self, block: BlockIndex, bytes: Bytes) -> Result<VerifiedBlock, TreeError> {
+        // An index that fails leaves the outline unknown, which `verify` reports.
+        let _ = self.load_outline(block);
+        self.known().tree.verify(block, bytes)
+    }
+
+    /// Reads a held block past the cache. A block that turns out wrong is blamed on the file.
+    pub(super) fn read_verified(&self, block: BlockIndex) -> Result<VerifiedBlock, ReadError> {
+        self.load_outline(block)?;
+        let file = self.file()?;
+        let bytes = self.read_raw(&file, block).map_err(ReadError::Io)?;
+        let verified = self.known().tree.verify(block, bytes);
+        verified.map_err(|error| self.blame_block(block, error))
+    }
+
+    /// Reads the bytes of a block as they are: fewer where the file ends early.
+    pub(super) fn read_raw(&self, file: &File, block: BlockIndex) -> io::Result<Bytes> {
+        files::read_at(file, self.geometry.offset_of(block), self.geometry.len_of(block)).map(Bytes::from)
+    }
+
+    /// Taken by who writes to the partial file.
+    pub(super) fn writing(&self) -> RwLockReadGuard<'_, ()> {
+        self.writing.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when the writes that are under way are done. Those that come later skip the blocks that are held now.
+    pub(super) fn wait_for_writes(&self) {
+        drop(self.writing.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Whether reads can be expected to work.
+    pub(super) fn is_sound(&self) -> bool {
+        self.health.load(Ordering::Acquire) == SOUND
+    }
+
+    pub(super) fn is_unsynced(&self) -> bool {
+        self.health.load(Ordering::Acquire) == UNSYNCED
+    }
+
+    /// The disk lost writes: nothing that was not checkpointed is trusted any more, nothing more is written.
+    pub(super) fn set_unsynced(&self) {
+        self.health.store(UNSYNCED, Ordering::Release);
+    }
+
+    fn check_health(&self) -> Result<(), ReadError> {
+        match self.health.load(Ordering::Acquire) {
+            CHANGED => Err(ReadError::Changed),
+            MISSING => Err(ReadError::Missing),
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks whether a file shared in place is still the one that was shared, unless that was just done.
+    fn check_stamp(&self) -> Result<(), ReadError> {
+        {
+            let now = Instant::now();
+            let mut checked = self.checked.lock();
+            if checked.is_some_and(|then| now.saturating_duration_since(then) < STAMP_AGE) {
+                return Ok(());
+            }
+            *checked = Some(now);
+        }
+        let Located::File { path, stamp } = self.located.lock().clone() else { return Ok(()) };
+        match files::stamp(&path) {
+            Ok(current) if current == stamp => Ok(()),
+            Ok(_) => Err(self.condemn(CHANGED)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(self.condemn(MISSING)),
+            Err(error) => Err(ReadError::Io(error)),
+        }
+    }
+
+    /// Ends the use of this handle and has the index look for another copy.
+    fn condemn(&self, health: u8) -> ReadError {
+        self.health.store(health, Ordering::Release);
+        self.shared.handles.close(self.serial);
+        if let Err(error) = self.shared.resolve(self.id) {
+            tracing::warn!(id = %self.id, %error, "a changed file could not be recorded as such");
+        }
+        if health == MISSING { ReadError::Missing } else { ReadError::Changed }
+    }
+
+    /// A block that was believed held is not: drops it from a partial, gives up a complete file.
+    fn blame_block(&self, block: BlockIndex, error: TreeError) -> ReadError {
+        let located = self.located.lock().clone();
+        tracing::warn!(id = %self.id, block = block.get(), path = %self.path().display(), %error, "a block on the disk is damaged");
+        match located {
+            Located::Part { .. } => {
+                self.held.lock().blocks.remove(block.get());
+                self.dirty.store(true, Ordering::Release);
+                self.tell();
+                return ReadError::NotHeld;
+            }
+            Located::File { path, .. } => self.shared.distrust_path(self.id, &path),
+            Located::Object(_) => self.shared.distrust_object(self.id),
+        }
+        self.condemn(CHANGED)
+    }
+
+    /// The open file, opened again if it was closed for others.
+    pub(super) fn file(&self) -> Result<Arc<File>, ReadError> {
+        if let Some(file) = self.shared.handles.file(self.serial) {
+            return Ok(file);
+        }
+        // Opened under the lock, so that a rename by `finish` is either before or after it.
+        let opened = {
+            let located = self.located.lock();
+            located.open()
+        };
+        match opened {
+            Ok(file) => {
+                let file = Arc::new(file);
+                self.shared.handles.keep(self.serial, Arc::clone(&file));
+                Ok(file)
+            }
+            Err(Unopened::Changed) => Err(self.condemn(CHANGED)),
+            Err(Unopened::Missing) => Err(self.condemn(MISSING)),
+            Err(Unopened::Io(error)) => Err(ReadError::Io(error)),
+        }
+    }
+
+    /// Has the next use open the file where it now is.
+    pub(super) fn close_file(&self) {
+        self.shared.handles.close(self.serial);
+    }
+
+    pub(super) fn keep_file(&self, file: File) {
+        self.shared.handles.keep(self.serial, Arc::new(file));
+    }
+
+    /// Publishes the number of held blocks. It is read inside, so that calls of several threads end with the last.
+    pub(super) fn tell(&self) {
+        self.changes.send_if_modified(|told| {
+            let current = self.held_count();
+            std::mem::replace(told, current) != current
+        });
+    }
+
+    fn known(&self) -> RwLockReadGuard<'_, KnownOutline> {
+        self.outline.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_mut(&self) -> RwLockWriteGuard<'_, KnownOutline> {
+        self.outline.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings what the index has of the outline of a block into memory.
+    pub(super) fn load_outline(&self, block: BlockIndex) -> Result<(), IndexError> {
+        // The top first, then the page.
+        for _ in 0..2 {
+            let need = self.known().tree.needs(block);
+            match need {
+                Some(need) if self.load(need)? => {}
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads one part from the index. False if it is not there, or is damaged.
+    fn load(&self, need: Need) -> Result<bool, IndexError> {
+        let page = match need {
+            Need::Top => TOP,
+            Need::Page(page) => page,
+        };
+        let Some(values) = self.shared.index.outline(self.id, page)? else { return Ok(false) };
+        let mut known = self.known_mut();
+        known.make_room();
+        let added = known.add(page, values);
+        if let Err(error) = &added {
+            tracing::warn!(id = %self.id, page, %error, "a damaged outline in the index");
+        }
+        Ok(added.is_ok())
+    }
+
+    /// Adds a part of the outline that came from elsewhere. False if it was known.
+    pub(super) fn add_outline(&self, page: u32, values: Vec<ChainingValue>) -> Result<bool, StoreError> {
+        let mut known = self.known_mut();
+        let there = if page == TOP { known.tree.top().is_some() } else { known.tree.page(page).is_some() };
+        if there {
+            return Ok(false);
+        }
+        known.add(page, values).map_err(StoreError::Outline)?;
+        // A page of one block is in the top.
+        if page == TOP || self.geometry.blocks_of_page(page).len() > 1 {
+            known.unsaved.insert(page);
+        }
+        drop(known);
+        self.dirty.store(true, Ordering::Release);
+        Ok(true)
+    }
+
+    /// The parts of the outline that the index does not have.
+    pub(super) fn unsaved_outline(&self) -> Vec<(u32, Vec<ChainingValue>)> {
+        let known = self.known();
+        let values = |page: &u32| {
+            let values = if *page == TOP { known.tree.top() } else { known.tree.page(*page) };
+            values.map(|values| (*page, values.to_vec()))
+        };
+        known.unsaved.iter().filter_map(values).collect()
+    }
+
+    pub(super) fn set_outline_saved(&self, pages: &[(u32, Vec<ChainingValue>)]) {
+        let mut known = self.known_mut();
+        for (page, _) in pages {
+            known.unsaved.remove(page);
+        }
+    }
+}
+
+impl KnownOutline {
+    fn add(&mut self, page: u32, values: Vec<ChainingValue>) -> Result<(), TreeError> {
+        if page == TOP {
+            return self.tree.add_top(values);
+        }
+        self.tree.add_page(page, values)?;
+        self.loaded = self.loaded.saturating_add(1);
+        Ok(())
+    }
+
+    /// Forgets the pages in memory when there are many and the index has them all.
+    fn make_room(&mut self) {
+        if self.loaded < PAGES_IN_MEMORY || !self.unsaved.is_empty() {
+            return;
+        }
+        let mut tree = Outline::new(self.tree.id(), self.tree.geometry());
+        let top = self.tree.top().map(<[ChainingValue]>::to_vec);
+        if top.is_none_or(|top| tree.add_top(top).is_ok()) {
+            self.tree = tree;
+            self.loaded = 0;
+        }
+    }
+}
+
+/// Why a file could not be opened.
+pub(super) enum Unopened {
+    Changed,
+    Missing,
+    Io(io::Error),
+}
+
+impl Located {
+    /// Opens the file if it is still the one that is meant.
+    pub(super) fn open(&self) -> Result<File, Unopened> {
+        let opened = match self {
+            Self::Object(path) | Self::File { path, .. } => files::open_plain(path),
+            Self::Part { part, .. } => part.open(false),
+        };
+        let file = opened.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Unopened::Missing,
+            io::ErrorKind::InvalidInput => Unopened::Changed,
+            _ => Unopened::Io(error),
+        })?;
+        let current = FileStamp::of(&file.metadata().map_err(Unopened::Io)?);
+        let same = match self {
+            Self::Object(_) => true,
+            Self::File { stamp, .. } => current == *stamp,
+            Self::Part { stamp, .. } => current.same_file(stamp),
+        };
+        if same { Ok(file) } else { Err(Unopened::Changed) }
+    }
+}
+
+fn next_serial() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+impl Drop for Content {
+    fn drop(&mut self) {
+        self.shared.handles.close(self.serial);
+    }
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Content")
+            .field("id", &self.id)
+            .field("size", &self.geometry.size())
+            .field("held", &self.held_count())
+            .finish_non_exhaustive()
+    }
+}

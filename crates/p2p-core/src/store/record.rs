@@ -1,0 +1,270 @@
+//! The records of the index, to the byte. `docs/disk.md` describes them; the golden test below
+//! holds it true. Every value starts with a version byte; the rest is the canonical encoding of
+//! [`encoding`](crate::content::encoding), decoded with a limit and refused when damaged.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+
+use bincode::{Decode, Encode};
+
+use crate::content::encoding::{decode, encode};
+use crate::content::{BlockSet, ChainingValue, ContentId, Kind};
+
+/// First byte of every value in the index.
+const VERSION: u8 = 1;
+/// Longest record that holds a path: Linux paths end at 4 KiB, long ones at most a few times that.
+const RECORD_LIMIT: usize = 64 * 1024;
+/// Longest held record: a bitmap of 2^25 blocks is 4 MiB.
+const HELD_LIMIT: usize = 5 * 1024 * 1024;
+/// Length of the checksum in a held record.
+const CHECKSUM_LEN: usize = 32;
+
+/// What the store has of a content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+pub enum State {
+    /// Every block is there.
+    Complete,
+    /// It is being fetched.
+    Partial,
+    /// The file is there but is not this content any more.
+    Changed,
+    /// The file is gone.
+    Missing,
+}
+
+/// Where the bytes of a content are.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) enum Place {
+    /// In the store's own `objects` folder.
+    Object,
+    /// In a file of the user's, shared in place or downloaded: its path. Its stamp is in `paths`.
+    File(Vec<u8>),
+    /// In a partial file: its path.
+    Part(Vec<u8>),
+}
+
+/// Table `contents`: content id → this.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct ContentRecord {
+    pub(super) size: u64,
+    pub(super) state: State,
+    pub(super) place: Place,
+    /// Unix seconds.
+    pub(super) added: u64,
+    /// Unix seconds, to the hour.
+    pub(super) last_used: u64,
+}
+
+/// What tells an untouched file from a changed one without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct FileStamp {
+    pub(super) size: u64,
+    pub(super) mtime: i64,
+    pub(super) mtime_nsec: i64,
+    pub(super) inode: u64,
+    pub(super) device: u64,
+}
+
+impl FileStamp {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        Self {
+            size: metadata.size(),
+            mtime: metadata.mtime(),
+            mtime_nsec: metadata.mtime_nsec(),
+            inode: metadata.ino(),
+            device: metadata.dev(),
+        }
+    }
+
+    /// Whether both are of the same file, whatever happened to its bytes.
+    pub(super) fn same_file(&self, other: &Self) -> bool {
+        (self.inode, self.device) == (other.inode, other.device)
+    }
+}
+
+/// Table `paths`: path → this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct PathRecord {
+    pub(super) id: ContentId,
+    pub(super) stamp: FileStamp,
+    /// Whether this node wrote the file (a finished download) rather than found it.
+    pub(super) download: bool,
+}
+
+/// Table `held`: content id → checksum and this.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct HeldRecord {
+    /// The partial file right after it was last synced.
+    pub(super) stamp: FileStamp,
+    /// The blocks that were in it.
+    pub(super) blocks: BlockSet,
+}
+
+/// A file or folder the user shares.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ShareRecord {
+    /// The content, or for a folder the collection.
+    pub id: ContentId,
+    /// Whether it is a file or a folder.
+    pub kind: Kind,
+    /// The name it is shared under.
+    pub name: String,
+    /// Whether it is left out of the catalog and of name search.
+    pub unlisted: bool,
+    /// When it was added, in Unix seconds.
+    pub added: u64,
+}
+
+/// One type of record: how it is written and read back. A damaged record reads as `None`.
+pub(super) trait Record: Sized {
+    fn to_value(&self) -> Vec<u8>;
+    fn from_value(value: &[u8]) -> Option<Self>;
+}
+
+fn versioned(body: &[u8]) -> Vec<u8> {
+    let mut value = Vec::with_capacity(body.len().saturating_add(1));
+    value.push(VERSION);
+    value.extend_from_slice(body);
+    value
+}
+
+fn body(value: &[u8]) -> Option<&[u8]> {
+    value.split_first().filter(|(version, _)| **version == VERSION).map(|(_, body)| body)
+}
+
+impl Record for ContentRecord {
+    fn to_value(&self) -> Vec<u8> {
+        versioned(&encode(self))
+    }
+
+    fn from_value(value: &[u8]) -> Option<Self> {
+        decode::<Self, RECORD_LIMIT>(body(value)?).ok()
+    }
+}
+
+impl Record for PathRecord {
+    fn to_value(&self) -> Vec<u8> {
+        versioned(&encode(self))
+    }
+
+    fn from_value(value: &[u8]) -> Option<Self> {
+        decode::<Self, RECORD_LIMIT>(body(value)?).ok()
+    }
+}
+
+impl Record for HeldRecord {
+    fn to_value(&self) -> Vec<u8> {
+        let encoded = encode(self);
+        let mut body = blake3::hash(&encoded).as_bytes().to_vec();
+        body.extend_from_slice(&encoded);
+        versioned(&body)
+    }
+
+    fn from_value(value: &[u8]) -> Option<Self> {
+        let (checksum, encoded) = body(value)?.split_first_chunk::<CHECKSUM_LEN>()?;
+        if blake3::hash(encoded).as_bytes() != checksum {
+            return None;
+        }
+        decode::<Self, HELD_LIMIT>(encoded).ok()
+    }
+}
+
+impl Record for ShareRecord {
+    fn to_value(&self) -> Vec<u8> {
+        versioned(&encode(self))
+    }
+
+    fn from_value(value: &[u8]) -> Option<Self> {
+        decode::<Self, RECORD_LIMIT>(body(value)?).ok()
+    }
+}
+
+/// Hash values of a page of an outline, or of its top: the version, then the values one after the
+/// other.
+pub(super) fn outline_value(values: &[ChainingValue]) -> Vec<u8> {
+    versioned(values.as_flattened())
+}
+
+/// Reads [`outline_value`] back. The values are proven again by the outline they are added to.
+pub(super) fn outline_values(value: &[u8]) -> Option<Vec<ChainingValue>> {
+    let (values, rest) = body(value)?.as_chunks::<32>();
+    rest.is_empty().then(|| values.to_vec())
+}
+
+/// A signed manifest: the version, then its bytes as they travel.
+pub(super) fn manifest_value(bytes: &[u8]) -> Vec<u8> {
+    versioned(bytes)
+}
+
+/// Reads [`manifest_value`] back.
+pub(super) fn manifest_bytes(value: &[u8]) -> Option<&[u8]> {
+    body(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        data_encoding::HEXLOWER.encode(bytes)
+    }
+
+    fn stamp() -> FileStamp {
+        FileStamp { size: 300_000, mtime: 1_700_000_000, mtime_nsec: 5, inode: 77, device: 2 }
+    }
+
+    fn holds<R: Record + PartialEq + std::fmt::Debug>(record: &R, golden: &str) {
+        let value = record.to_value();
+        assert_eq!(hex(&value), golden);
+        assert_eq!(R::from_value(&value).as_ref(), Some(record));
+        // Cut, grown, or of another version: no record.
+        for end in 0..value.len() {
+            assert!(R::from_value(&value[..end]).is_none(), "cut at {end}");
+        }
+        assert!(R::from_value(&[value.as_slice(), &[0]].concat()).is_none());
+        let mut other = value.clone();
+        other[0] = 2;
+        assert!(R::from_value(&other).is_none());
+    }
+
+    /// The bytes that `docs/disk.md` describes.
+    #[test]
+    fn golden() {
+        let place = |place| ContentRecord { size: 300_000, state: State::Complete, place, added: 7, last_used: 300 };
+        holds(&place(Place::Object), "01fce0930400000007fb2c01");
+        holds(&place(Place::File(b"/a".to_vec())), "01fce09304000001022f6107fb2c01");
+        let part = ContentRecord { state: State::Partial, ..place(Place::Part(b"/a.part".to_vec())) };
+        holds(&part, "01fce09304000102072f612e7061727407fb2c01");
+        let id = ContentId::from_bytes([0xab; 32]);
+        let path = PathRecord { id, stamp: stamp(), download: true };
+        let ids = "ab".repeat(32);
+        holds(&path, &format!("01{ids}fce0930400fc00e2a7ca0a4d0201"));
+        let share =
+            ShareRecord { id, kind: Kind::Collection, name: "n".to_owned(), unlisted: false, added: 7 };
+        holds(&share, &format!("01{ids}01016e0007"));
+    }
+
+    #[test]
+    fn golden_held() {
+        let mut blocks = BlockSet::new(10);
+        blocks.insert_range(2..5);
+        let held = HeldRecord { stamp: stamp(), blocks };
+        let body = "fce0930400fc00e2a7ca0a4d020a00010203";
+        let checksum = blake3::hash(&data_encoding::HEXLOWER.decode(body.as_bytes()).unwrap());
+        holds(&held, &format!("01{}{body}", checksum.to_hex()));
+        let mut damaged = held.to_value();
+        damaged[40] ^= 1;
+        assert!(HeldRecord::from_value(&damaged).is_none());
+    }
+
+    #[test]
+    fn outlines_and_manifests() {
+        let values = [[1; 32], [2; 32]];
+        let value = outline_value(&values);
+        assert_eq!(hex(&value), format!("01{}{}", "01".repeat(32), "02".repeat(32)));
+        assert_eq!(outline_values(&value).unwrap(), values);
+        assert!(outline_values(&value[..value.len() - 1]).is_none());
+        assert!(outline_values(&[]).is_none());
+        assert_eq!(manifest_bytes(&manifest_value(b"m")).unwrap(), b"m");
+    }
+}
