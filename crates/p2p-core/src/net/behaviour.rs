@@ -33,7 +33,7 @@ const BLOCKS_TIMEOUT: Duration = Duration::from_secs(3600);
 const MAX_PROTOCOL_STREAMS: usize = 48;
 
 /// How long the other DHT servers keep our provider records (the libp2p specification's value).
-pub(crate) const PROVIDER_TTL: Duration = Duration::from_secs(48 * 3600);
+const PROVIDER_TTL: Duration = Duration::from_secs(48 * 3600);
 
 /// Everything a node speaks.
 #[derive(NetworkBehaviour)]

@@ -17,14 +17,13 @@ use std::{
 
 use futures::StreamExt;
 use libp2p::{
-    Multiaddr, PeerId, Swarm,
+    Multiaddr, Swarm,
     identity::Keypair,
     kad::{self, RecordKey},
     swarm::dial_opts::{DialOpts, PeerCondition},
 };
 
 pub(crate) use self::{
-    behaviour::PROVIDER_TTL,
     block_codec::{FRAME_QUEUE, Reception},
     event::{
         AnswerSlot, BlocksId, LookupId, NetEvent, NetFault, QueryId, ReplySlot, UploadId,

@@ -1,6 +1,6 @@
 //! What a [`Node`](super::Node) handle tells its driver, each with where the answer goes.
 
-use std::{ops::Range, path::PathBuf};
+use std::ops::Range;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -68,8 +68,6 @@ pub(super) enum Command {
         ids: Vec<ContentId>,
         reply: oneshot::Sender<Vec<Option<Announced>>>,
     },
-    /// A shared file turned out to be changed or gone.
-    Changed { id: ContentId, path: PathBuf },
     /// Stop.
     Shutdown { done: oneshot::Sender<()> },
 }

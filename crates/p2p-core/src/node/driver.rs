@@ -436,10 +436,6 @@ impl Driver {
                 let states = ids.iter().map(|id| self.announcer.state(*id)).collect();
                 let _ = reply.send(states);
             }
-            Command::Changed { id, path } => {
-                tracing::warn!(%id, path = %path.display(), "a shared file has changed");
-                self.hands.tell(Event::ContentChanged { id });
-            }
             Command::Shutdown { .. } => {}
         }
     }

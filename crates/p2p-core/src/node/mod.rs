@@ -51,7 +51,7 @@ use self::{
 use crate::{
     config::Config,
     content::{
-        Address, ContentId, NodeId, Provider, PublisherKey, SignedManifest, Ticket, TrustPolicy,
+        Address, NodeId, Provider, PublisherKey, SignedManifest, Ticket, TrustPolicy,
     },
     net::Net,
     peers::{PeerInfo, Peers},
@@ -216,7 +216,10 @@ impl Node {
     /// Numbers, at most a tenth of a second old.
     #[must_use]
     pub fn status(&self) -> Status {
-        Status::clone(&self.inner.published.borrow().status)
+        let mut status = Status::clone(&self.inner.published.borrow().status);
+        status.cache = self.inner.store.cache_stats();
+        status.storage = self.inner.store.usage();
+        status
     }
 
     /// What happens from now on.

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     content::{Address, NodeId, PublisherKey},
     peers::PeerInfo,
+    store::{CacheStats, Usage},
 };
 
 /// How a node stands.
@@ -43,6 +44,10 @@ pub struct Status {
     pub dht_mode: String,
     /// Servers in the routing table.
     pub dht_peers: u64,
+    /// How the cache of hot blocks does.
+    pub cache: CacheStats,
+    /// Bytes on the disk that count against the quota.
+    pub storage: Usage,
 }
 
 impl Status {
@@ -64,6 +69,8 @@ impl Status {
             down_bytes: 0,
             dht_mode: "off".into(),
             dht_peers: 0,
+            cache: CacheStats::default(),
+            storage: Usage::default(),
         }
     }
 }

@@ -40,25 +40,38 @@ impl BlockCache {
         let counter = Arc::clone(&evictions);
         let blocks = Cache::builder()
             .max_capacity(capacity)
-            .weigher(|_, block: &VerifiedBlock| u32::try_from(block.bytes().len()).unwrap_or(u32::MAX))
+            .weigher(|_, block: &VerifiedBlock| {
+                u32::try_from(block.bytes().len()).unwrap_or(u32::MAX)
+            })
             .eviction_listener(move |_, _, cause| {
                 if cause == RemovalCause::Size {
                     counter.fetch_add(1, Ordering::Relaxed);
                 }
             })
             .build();
-        Self { blocks, capacity, hits: AtomicU64::new(0), misses: AtomicU64::new(0), evictions }
+        Self {
+            blocks,
+            capacity,
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            evictions,
+        }
     }
 
     pub(super) fn block(&self, id: ContentId, index: BlockIndex) -> Option<VerifiedBlock> {
         let found = self.blocks.get(&(id, index.get()));
-        let counter = if found.is_some() { &self.hits } else { &self.misses };
+        let counter = if found.is_some() {
+            &self.hits
+        } else {
+            &self.misses
+        };
         counter.fetch_add(1, Ordering::Relaxed);
         found
     }
 
     pub(super) fn insert(&self, block: VerifiedBlock) {
-        self.blocks.insert((block.content(), block.index().get()), block);
+        self.blocks
+            .insert((block.content(), block.index().get()), block);
     }
 
     pub(super) fn stats(&self) -> CacheStats {

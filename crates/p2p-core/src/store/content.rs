@@ -1,31 +1,26 @@
 //! A handle to one content: reading it, and everything that reading and writing it share.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Once, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::outline::KnownOutline;
 use super::part::PartFile;
 use super::record::{ContentRecord, FileStamp, Place};
 use super::shared::{Guarded, Shared};
-use super::{IndexError, ReadError, StoreError, files};
-use crate::content::{BlockIndex, BlockSet, ChainingValue, ContentId};
-use crate::content::{Geometry, Need, Outline, TreeError, VerifiedBlock};
+use super::{IndexError, ReadError, files};
+use crate::content::{BlockIndex, BlockSet, ContentId};
+use crate::content::{Geometry, TreeError, VerifiedBlock};
 
 /// How old the last look at the file of a share may be. Every block is verified besides; this finds files that were
 /// replaced or deleted while what is read of them is still right.
 const STAMP_AGE: Duration = Duration::from_millis(200);
-/// Pages of the outline kept in memory for one content (2 MiB, for 16 GiB of content); the index has the others.
-const PAGES_IN_MEMORY: usize = 64;
-/// Key of the top among the pages of an outline in the index.
-pub(super) const TOP: u32 = u32::MAX;
-
 /// A content in the store, complete or being fetched. Shared by everyone who uses it; every method may be called
 /// from several threads at once, and may block on the disk.
 pub struct Content {
@@ -35,13 +30,15 @@ pub struct Content {
     /// Names this handle among the open files.
     serial: u64,
     pub(super) located: Guarded<Located>,
-    outline: RwLock<KnownOutline>,
+    pub(super) outline: RwLock<KnownOutline>,
     pub(super) held: Guarded<Held>,
     changes: watch::Sender<u32>,
     health: AtomicU8,
     checked: Guarded<Option<Instant>>,
     /// Whether there is something that the last checkpoint did not have.
     pub(super) dirty: AtomicBool,
+    /// Whether the store was told to forget it while it was fetched.
+    pub(super) forgotten: AtomicBool,
     /// Held shared by writes, and taken alone to wait for them.
     writing: RwLock<()>,
     /// Runs the search of a partial file for blocks, once, while others wait.
@@ -63,22 +60,18 @@ pub(super) struct Held {
     pub(super) unproven: BlockSet,
 }
 
-/// The outline as far as it is in memory.
-struct KnownOutline {
-    tree: Outline,
-    /// Pages in memory.
-    loaded: usize,
-    /// Pages (and [`TOP`]) that the index does not have yet.
-    unsaved: BTreeSet<u32>,
-}
-
 const SOUND: u8 = 0;
 const CHANGED: u8 = 1;
 const MISSING: u8 = 2;
 const UNSYNCED: u8 = 3;
 
 impl Content {
-    pub(super) fn new(shared: &Arc<Shared>, id: ContentId, geometry: Geometry, located: Located) -> Self {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        id: ContentId,
+        geometry: Geometry,
+        located: Located,
+    ) -> Self {
         let blocks = geometry.blocks();
         let held = match located {
             Located::Part { .. } => BlockSet::new(blocks),
@@ -91,16 +84,16 @@ impl Content {
             shared: Arc::clone(shared),
             serial: next_serial(),
             located: Guarded::new(located),
-            outline: RwLock::new(KnownOutline {
-                tree: Outline::new(id, geometry),
-                loaded: 0,
-                unsaved: BTreeSet::new(),
+            outline: RwLock::new(KnownOutline::new(id, geometry)),
+            held: Guarded::new(Held {
+                blocks: held,
+                unproven: BlockSet::new(0),
             }),
-            held: Guarded::new(Held { blocks: held, unproven: BlockSet::new(0) }),
             changes,
             health: AtomicU8::new(SOUND),
             checked: Guarded::default(),
             dirty: AtomicBool::new(false),
+            forgotten: AtomicBool::new(false),
             writing: RwLock::new(()),
             resumed: Once::new(),
         }
@@ -112,12 +105,17 @@ impl Content {
         id: ContentId,
         record: &ContentRecord,
     ) -> Result<Option<Self>, IndexError> {
-        let Some(geometry) = record.geometry() else { return Ok(None) };
+        let Some(geometry) = record.geometry() else {
+            return Ok(None);
+        };
         let located = match &record.place {
             Place::Object => Located::Object(shared.object_path(id)),
             Place::Part(_) => return Ok(None),
             Place::File(path) => match shared.index.path(path)? {
-                Some(known) => Located::File { path: files::from_bytes(path), stamp: known.stamp },
+                Some(known) => Located::File {
+                    path: files::from_bytes(path),
+                    stamp: known.stamp,
+                },
                 None => return Ok(None),
             },
         };
@@ -191,13 +189,22 @@ impl Content {
     /// # Errors
     /// As [`Content::block`]; what the buffer holds then is not to be used.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
-        let end = offset.saturating_add(buffer.len() as u64).min(self.geometry.size());
+        let end = offset
+            .saturating_add(buffer.len() as u64)
+            .min(self.geometry.size());
         let mut filled = 0;
         for number in self.geometry.blocks_in(offset..end.max(offset)) {
-            let Some(index) = self.geometry.block(number) else { break };
+            let Some(index) = self.geometry.block(number) else {
+                break;
+            };
             let block = self.block(index)?;
-            let at = offset.saturating_add(filled as u64).saturating_sub(self.geometry.offset_of(index));
-            let from = block.bytes().get(usize::try_from(at).unwrap_or(usize::MAX)..).unwrap_or_default();
+            let at = offset
+                .saturating_add(filled as u64)
+                .saturating_sub(self.geometry.offset_of(index));
+            let from = block
+                .bytes()
+                .get(usize::try_from(at).unwrap_or(usize::MAX)..)
+                .unwrap_or_default();
             let room = buffer.get_mut(filled..).unwrap_or_default();
             let len = from.len().min(room.len());
             if let (Some(to), Some(from)) = (room.get_mut(..len), from.get(..len)) {
@@ -206,47 +213,6 @@ impl Content {
             filled = filled.saturating_add(len);
         }
         Ok(filled)
-    }
-
-    /// The values of the pages; `None` if they are not known, or the content has one page and so no top.
-    ///
-    /// # Errors
-    /// [`ReadError::Index`].
-    pub fn outline_top(&self) -> Result<Option<Arc<[ChainingValue]>>, ReadError> {
-        if self.geometry.pages() > 1 && self.known().tree.top().is_none() {
-            self.load(Need::Top)?;
-        }
-        Ok(self.known().tree.top().map(Arc::from))
-    }
-
-    /// The values of the blocks of a page; `None` if they are not known, or the content is of one block.
-    ///
-    /// # Errors
-    /// [`ReadError::Index`].
-    pub fn outline_page(&self, page: u32) -> Result<Option<Arc<[ChainingValue]>>, ReadError> {
-        if let Some(first) = self.geometry.block(self.geometry.blocks_of_page(page).start) {
-            self.load_outline(first)?;
-        }
-        Ok(self.known().tree.page(page).map(Arc::from))
-    }
-
-    /// What part of the outline must be added before this block can be verified; `None` if it can be now.
-    ///
-    /// # Errors
-    /// [`ReadError::Index`].
-    pub fn needs(&self, block: BlockIndex) -> Result<Option<Need>, ReadError> {
-        self.load_outline(block)?;
-        Ok(self.known().tree.needs(block))
-    }
-
-    /// Verifies a block that came from elsewhere.
-    ///
-    /// # Errors
-    /// [`TreeError`]: the sender is to blame, unless [`Content::needs`] says that the outline is not known.
-    pub fn verify(&self, block: BlockIndex, bytes: Bytes) -> Result<VerifiedBlock, TreeError> {
-        // An index that fails leaves the outline unknown, which `verify` reports.
-        let _ = self.load_outline(block);
-        self.known().tree.verify(block, bytes)
     }
 
     /// Reads a held block past the cache. A block that turns out wrong is blamed on the file.
@@ -260,7 +226,12 @@ impl Content {
 
     /// Reads the bytes of a block as they are: fewer where the file ends early.
     pub(super) fn read_raw(&self, file: &File, block: BlockIndex) -> io::Result<Bytes> {
-        files::read_at(file, self.geometry.offset_of(block), self.geometry.len_of(block)).map(Bytes::from)
+        files::read_at(
+            file,
+            self.geometry.offset_of(block),
+            self.geometry.len_of(block),
+        )
+        .map(Bytes::from)
     }
 
     /// Taken by who writes to the partial file.
@@ -305,7 +276,9 @@ impl Content {
             }
             *checked = Some(now);
         }
-        let Located::File { path, stamp } = self.located.lock().clone() else { return Ok(()) };
+        let Located::File { path, stamp } = self.located.lock().clone() else {
+            return Ok(());
+        };
         match files::stamp(&path) {
             Ok(current) if current == stamp => Ok(()),
             Ok(_) => Err(self.condemn(CHANGED)),
@@ -321,7 +294,11 @@ impl Content {
         if let Err(error) = self.shared.resolve(self.id) {
             tracing::warn!(id = %self.id, %error, "a changed file could not be recorded as such");
         }
-        if health == MISSING { ReadError::Missing } else { ReadError::Changed }
+        if health == MISSING {
+            ReadError::Missing
+        } else {
+            ReadError::Changed
+        }
     }
 
     /// A block that was believed held is not: drops it from a partial, gives up a complete file.
@@ -379,101 +356,6 @@ impl Content {
             std::mem::replace(told, current) != current
         });
     }
-
-    fn known(&self) -> RwLockReadGuard<'_, KnownOutline> {
-        self.outline.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn known_mut(&self) -> RwLockWriteGuard<'_, KnownOutline> {
-        self.outline.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Brings what the index has of the outline of a block into memory.
-    pub(super) fn load_outline(&self, block: BlockIndex) -> Result<(), IndexError> {
-        // The top first, then the page.
-        for _ in 0..2 {
-            let need = self.known().tree.needs(block);
-            match need {
-                Some(need) if self.load(need)? => {}
-                _ => break,
-            }
-        }
-        Ok(())
-    }
-
-    /// Loads one part from the index. False if it is not there, or is damaged.
-    fn load(&self, need: Need) -> Result<bool, IndexError> {
-        let page = match need {
-            Need::Top => TOP,
-            Need::Page(page) => page,
-        };
-        let Some(values) = self.shared.index.outline(self.id, page)? else { return Ok(false) };
-        let mut known = self.known_mut();
-        known.make_room();
-        let added = known.add(page, values);
-        if let Err(error) = &added {
-            tracing::warn!(id = %self.id, page, %error, "a damaged outline in the index");
-        }
-        Ok(added.is_ok())
-    }
-
-    /// Adds a part of the outline that came from elsewhere. False if it was known.
-    pub(super) fn add_outline(&self, page: u32, values: Vec<ChainingValue>) -> Result<bool, StoreError> {
-        let mut known = self.known_mut();
-        let there = if page == TOP { known.tree.top().is_some() } else { known.tree.page(page).is_some() };
-        if there {
-            return Ok(false);
-        }
-        known.add(page, values).map_err(StoreError::Outline)?;
-        // A page of one block is in the top.
-        if page == TOP || self.geometry.blocks_of_page(page).len() > 1 {
-            known.unsaved.insert(page);
-        }
-        drop(known);
-        self.dirty.store(true, Ordering::Release);
-        Ok(true)
-    }
-
-    /// The parts of the outline that the index does not have.
-    pub(super) fn unsaved_outline(&self) -> Vec<(u32, Vec<ChainingValue>)> {
-        let known = self.known();
-        let values = |page: &u32| {
-            let values = if *page == TOP { known.tree.top() } else { known.tree.page(*page) };
-            values.map(|values| (*page, values.to_vec()))
-        };
-        known.unsaved.iter().filter_map(values).collect()
-    }
-
-    pub(super) fn set_outline_saved(&self, pages: &[(u32, Vec<ChainingValue>)]) {
-        let mut known = self.known_mut();
-        for (page, _) in pages {
-            known.unsaved.remove(page);
-        }
-    }
-}
-
-impl KnownOutline {
-    fn add(&mut self, page: u32, values: Vec<ChainingValue>) -> Result<(), TreeError> {
-        if page == TOP {
-            return self.tree.add_top(values);
-        }
-        self.tree.add_page(page, values)?;
-        self.loaded = self.loaded.saturating_add(1);
-        Ok(())
-    }
-
-    /// Forgets the pages in memory when there are many and the index has them all.
-    fn make_room(&mut self) {
-        if self.loaded < PAGES_IN_MEMORY || !self.unsaved.is_empty() {
-            return;
-        }
-        let mut tree = Outline::new(self.tree.id(), self.tree.geometry());
-        let top = self.tree.top().map(<[ChainingValue]>::to_vec);
-        if top.is_none_or(|top| tree.add_top(top).is_ok()) {
-            self.tree = tree;
-            self.loaded = 0;
-        }
-    }
 }
 
 /// Why a file could not be opened.
@@ -501,7 +383,11 @@ impl Located {
             Self::File { stamp, .. } => current == *stamp,
             Self::Part { stamp, .. } => current.same_file(stamp),
         };
-        if same { Ok(file) } else { Err(Unopened::Changed) }
+        if same {
+            Ok(file)
+        } else {
+            Err(Unopened::Changed)
+        }
     }
 }
 

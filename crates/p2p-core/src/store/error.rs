@@ -109,7 +109,14 @@ pub enum StoreError {
 
 impl From<IndexError> for StoreError {
     fn from(error: IndexError) -> Self {
-        if error.is_disk_full() { Self::NoSpace { needed: 0, available: 0 } } else { Self::Index(error) }
+        if error.is_disk_full() {
+            Self::NoSpace {
+                needed: 0,
+                available: 0,
+            }
+        } else {
+            Self::Index(error)
+        }
     }
 }
 
@@ -117,9 +124,15 @@ impl StoreError {
     /// An I/O failure on `path`; a full disk is told apart.
     pub(super) fn io(path: impl Into<PathBuf>, source: io::Error) -> Self {
         if is_disk_full(&source) {
-            return Self::NoSpace { needed: 0, available: 0 };
+            return Self::NoSpace {
+                needed: 0,
+                available: 0,
+            };
         }
-        Self::Io { path: path.into(), source }
+        Self::Io {
+            path: path.into(),
+            source,
+        }
     }
 }
 
@@ -234,9 +247,15 @@ impl ImportError {
 
 /// Whether the failure says that the disk, or the user's share of it, is full.
 pub(super) fn is_disk_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 fn owner(pid: Option<u32>) -> String {
-    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+    pid.map_or_else(
+        || "another process".to_owned(),
+        |pid| format!("process {pid}"),
+    )
 }

@@ -43,7 +43,12 @@ pub(super) fn folder_of(path: &Path) -> &Path {
 
 /// Opens a plain file to read, without following a link. Anything else is `InvalidInput`.
 pub(super) fn open_plain(path: &Path) -> io::Result<File> {
-    plain(File::options().read(true).custom_flags(NO_LINKS | NO_WAIT).open(path))
+    plain(
+        File::options()
+            .read(true)
+            .custom_flags(NO_LINKS | NO_WAIT)
+            .open(path),
+    )
 }
 
 /// Makes everything that is not a plain file `InvalidInput`.
@@ -54,7 +59,11 @@ pub(super) fn plain(opened: io::Result<File>) -> io::Result<File> {
         _ if error.raw_os_error() == link => io::ErrorKind::InvalidInput.into(),
         _ => error,
     })?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::ErrorKind::InvalidInput.into())
+    }
 }
 
 /// The stamp of what is at a path now; a link is what it is, not what it points to.
@@ -64,7 +73,9 @@ pub(super) fn stamp(path: &Path) -> io::Result<FileStamp> {
 
 /// Bytes a file takes on the disk; 0 if it is not there.
 pub(super) fn allocated(path: &Path) -> u64 {
-    std::fs::symlink_metadata(path).map_or(0, |metadata: Metadata| metadata.blocks().saturating_mul(512))
+    std::fs::symlink_metadata(path).map_or(0, |metadata: Metadata| {
+        metadata.blocks().saturating_mul(512)
+    })
 }
 
 /// Reads up to `len` bytes at `offset`; fewer only where the file ends.
@@ -169,7 +180,9 @@ pub(super) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
             // A file system or kernel without the flag.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => {}
+            Err(
+                rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP,
+            ) => {}
             other => return other.map_err(Into::into),
         }
     }
@@ -214,6 +227,10 @@ pub(super) mod fault {
     }
 
     pub(super) fn check() -> io::Result<()> {
-        if SYNC_FAILS.get() { Err(io::Error::from_raw_os_error(5)) } else { Ok(()) }
+        if SYNC_FAILS.get() {
+            Err(io::Error::from_raw_os_error(5))
+        } else {
+            Ok(())
+        }
     }
 }

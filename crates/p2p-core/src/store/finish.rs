@@ -132,11 +132,15 @@ impl Store {
             return Ok(());
         }
         if size > 0 && files::reflink(&source, &target) {
-            return content.geometry.indices().try_for_each(|block| verify_copy(content, &target, block));
+            return content
+                .geometry
+                .indices()
+                .try_for_each(|block| verify_copy(content, &target, block));
         }
         for block in content.geometry.indices() {
             let bytes = content.read_verified(block)?;
-            files::write_at(&target, content.geometry.offset_of(block), &[bytes.bytes()]).map_err(failed)?;
+            files::write_at(&target, content.geometry.offset_of(block), &[bytes.bytes()])
+                .map_err(failed)?;
         }
         target.set_len(size).map_err(failed)
     }
@@ -149,7 +153,12 @@ impl Store {
         for ready in all {
             let id = ready.content.id;
             let path = files::to_bytes(&below(target, &ready.relative));
-            before.push(Before { id, record: batch.content(id)?, known: batch.path(&path)?, path: path.clone() });
+            before.push(Before {
+                id,
+                record: batch.content(id)?,
+                known: batch.path(&path)?,
+                path: path.clone(),
+            });
             let unsaved = ready.content.unsaved_outline();
             batch.put_outline(id, &unsaved)?;
             displaced.extend(adopt(&mut batch, id, &path, ready.stamp, true)?);
@@ -187,8 +196,18 @@ impl Store {
     }
 
     /// Renames the partial file or folder, and has the handles know.
-    fn rename_recorded(&self, all: &[Ready], from: &Path, target: &Path, replace: bool) -> Result<(), StoreError> {
-        let renamed = if replace { std::fs::rename(from, target) } else { files::rename_new(from, target) };
+    fn rename_recorded(
+        &self,
+        all: &[Ready],
+        from: &Path,
+        target: &Path,
+        replace: bool,
+    ) -> Result<(), StoreError> {
+        let renamed = if replace {
+            std::fs::rename(from, target)
+        } else {
+            files::rename_new(from, target)
+        };
         renamed.map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => StoreError::TargetExists(target.to_path_buf()),
             _ => StoreError::io(target, error),
@@ -198,7 +217,10 @@ impl Store {
         }
         let folder = files::folder_of(target);
         // Nothing is lost if this fails: the old name is as good as the new one after a crash.
-        files::sync_folder(folder).map_err(|source| StoreError::Sync { path: folder.to_path_buf(), source })
+        files::sync_folder(folder).map_err(|source| StoreError::Sync {
+            path: folder.to_path_buf(),
+            source,
+        })
     }
 
     /// Moves the files of a partial folder into a folder that is there, without leaving it by any link in it.
@@ -210,15 +232,24 @@ impl Store {
         for ready in all {
             let path = below(target, &ready.relative);
             let failed = |error| StoreError::io(&path, error);
-            if let Some(folder) = ready.relative.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            if let Some(folder) = ready
+                .relative
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty())
+            {
                 dir.create_dir_all(folder).map_err(failed)?;
                 folders.extend(folder.ancestors().map(|folder| target.join(folder)));
             }
-            part.dir().rename(&ready.relative, &dir, &ready.relative).map_err(failed)?;
+            part.dir()
+                .rename(&ready.relative, &dir, &ready.relative)
+                .map_err(failed)?;
             self.moved(ready, &path)?;
         }
         for folder in &folders {
-            files::sync_folder(folder).map_err(|source| StoreError::Sync { path: folder.clone(), source })?;
+            files::sync_folder(folder).map_err(|source| StoreError::Sync {
+                path: folder.clone(),
+                source,
+            })?;
         }
         remove_empty(part.path());
         Ok(())
@@ -230,15 +261,25 @@ impl Store {
         if stamp != ready.stamp {
             // A file system that does not keep times or numbers over a rename.
             let mut batch = self.shared.index.write(false)?;
-            adopt(&mut batch, ready.content.id, &files::to_bytes(path), stamp, true)?;
+            adopt(
+                &mut batch,
+                ready.content.id,
+                &files::to_bytes(path),
+                stamp,
+                true,
+            )?;
             batch.commit()?;
         }
         let content = &ready.content;
         let own = {
             let mut located = content.located.lock();
-            let own = matches!(&*located, Located::Part { part, .. } if part.path() == ready.part.path());
+            let own =
+                matches!(&*located, Located::Part { part, .. } if part.path() == ready.part.path());
             if own {
-                *located = Located::File { path: path.to_path_buf(), stamp };
+                *located = Located::File {
+                    path: path.to_path_buf(),
+                    stamp,
+                };
             }
             own
         };
@@ -258,11 +299,19 @@ fn check_complete(content: &Content) -> Result<(), StoreError> {
         return Ok(());
     }
     let (id, blocks) = (content.id, content.geometry.blocks());
-    Err(StoreError::Incomplete { id, held: content.held_count(), blocks })
+    Err(StoreError::Incomplete {
+        id,
+        held: content.held_count(),
+        blocks,
+    })
 }
 
 /// Checks that a partial file is complete and has its length, and opens it.
-fn ready(content: &Arc<Content>, part: PartFile, relative: PathBuf) -> Result<(Ready, File), StoreError> {
+fn ready(
+    content: &Arc<Content>,
+    part: PartFile,
+    relative: PathBuf,
+) -> Result<(Ready, File), StoreError> {
     check_complete(content)?;
     // A block that two peers sent may still be written a second time, which would change the file's times.
     content.wait_for_writes();
@@ -276,14 +325,26 @@ fn ready(content: &Arc<Content>, part: PartFile, relative: PathBuf) -> Result<(R
     let len = file.metadata().map_err(failed)?.len();
     if len < size {
         let (id, blocks) = (content.id, content.geometry.blocks());
-        return Err(StoreError::Incomplete { id, held: 0, blocks });
+        return Err(StoreError::Incomplete {
+            id,
+            held: 0,
+            blocks,
+        });
     }
     if len > size {
         // Left by something else under the same name.
         file.set_len(size).map_err(failed)?;
     }
     let stamp = FileStamp::of(&file.metadata().map_err(failed)?);
-    Ok((Ready { content: Arc::clone(content), part, relative, stamp }, file))
+    Ok((
+        Ready {
+            content: Arc::clone(content),
+            part,
+            relative,
+            stamp,
+        },
+        file,
+    ))
 }
 
 /// Verifies a block of a file that is meant to be a copy.
@@ -306,13 +367,19 @@ fn sync_tree(part: &PartRoot, all: &[Ready]) -> Result<(), StoreError> {
         return Ok(());
     }
     let mut failures = hash::on_all_cores(all, |ready| {
-        let synced = ready.part.open(false).map_err(|error| StoreError::io(ready.part.path(), error));
+        let synced = ready
+            .part
+            .open(false)
+            .map_err(|error| StoreError::io(ready.part.path(), error));
         synced.and_then(|file| ready.content.sync(&file)).err()
     });
     if let Some(failure) = failures.pop() {
         return Err(failure);
     }
-    let folders: BTreeSet<&Path> = all.iter().flat_map(|ready| ready.relative.ancestors().skip(1)).collect();
+    let folders: BTreeSet<&Path> = all
+        .iter()
+        .flat_map(|ready| ready.relative.ancestors().skip(1))
+        .collect();
     for folder in folders {
         let folder = below(part.path(), folder);
         files::sync_folder(&folder).map_err(sync_failed(folder))?;
@@ -327,9 +394,17 @@ fn into_place(
     mut place: impl FnMut(&Path, bool) -> Result<(), StoreError>,
 ) -> Result<PathBuf, StoreError> {
     let target = real_target(target)?;
-    let candidates: u32 = if existing == Existing::Rename { RENAMES } else { 1 };
+    let candidates: u32 = if existing == Existing::Rename {
+        RENAMES
+    } else {
+        1
+    };
     for number in 0..candidates {
-        let candidate = if number == 0 { target.clone() } else { numbered(&target, number) };
+        let candidate = if number == 0 {
+            target.clone()
+        } else {
+            numbered(&target, number)
+        };
         let replace = existing == Existing::Overwrite;
         if !replace && std::fs::symlink_metadata(&candidate).is_ok() {
             continue;
@@ -346,7 +421,9 @@ fn into_place(
 /// The target by the name that its folder really has, as imports know it.
 fn real_target(target: &Path) -> Result<PathBuf, StoreError> {
     let folder = files::folder_of(target);
-    let folder = folder.canonicalize().map_err(|error| StoreError::io(folder, error))?;
+    let folder = folder
+        .canonicalize()
+        .map_err(|error| StoreError::io(folder, error))?;
     match target.file_name() {
         Some(name) => Ok(folder.join(name)),
         None => Err(StoreError::io(target, io::ErrorKind::InvalidInput.into())),
@@ -366,7 +443,11 @@ fn numbered(target: &Path, number: u32) -> PathBuf {
 
 fn below(folder: &Path, relative: &Path) -> PathBuf {
     // Joining nothing would add a slash.
-    if relative.as_os_str().is_empty() { folder.to_path_buf() } else { folder.join(relative) }
+    if relative.as_os_str().is_empty() {
+        folder.to_path_buf()
+    } else {
+        folder.join(relative)
+    }
 }
 
 /// Removes a folder whose files were all moved away. One with something else in it stays.

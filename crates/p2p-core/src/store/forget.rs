@@ -1,6 +1,7 @@
 //! Forgetting content.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use super::record::{PathRecord, Place};
 use super::{Store, StoreError, files};
@@ -47,6 +48,9 @@ impl Store {
         {
             let mut open = self.open.lock();
             open.complete.remove(&id);
+            if let Some(content) = open.partial(id) {
+                content.forgotten.store(true, Ordering::Release);
+            }
             open.partial.remove(&id);
         }
         match record.as_ref().map(|record| &record.place) {
@@ -55,7 +59,10 @@ impl Store {
             _ => {}
         }
         let deleted = delete_all(delete)?;
-        Ok(Forgotten { known: record.is_some(), deleted })
+        Ok(Forgotten {
+            known: record.is_some(),
+            deleted,
+        })
     }
 }
 

@@ -35,7 +35,11 @@ impl Handles {
         open.tick = open.tick.wrapping_add(1);
         let tick = open.tick;
         if open.files.len() >= MAX_OPEN && !open.files.contains_key(&serial) {
-            let oldest = open.files.iter().min_by_key(|(_, (_, used))| *used).map(|(serial, _)| *serial);
+            let oldest = open
+                .files
+                .iter()
+                .min_by_key(|(_, (_, used))| *used)
+                .map(|(serial, _)| *serial);
             oldest.and_then(|serial| open.files.remove(&serial));
         }
         open.files.insert(serial, (file, tick));

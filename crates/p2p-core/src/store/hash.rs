@@ -10,7 +10,9 @@ use std::thread;
 use super::record::FileStamp;
 use super::shared::Guarded;
 use super::{ImportError, Progress, files};
-use crate::content::{BLOCK_LEN, ChainingValue, ContentId, Geometry, Outline, OutlineBuilder, block_value};
+use crate::content::{
+    BLOCK_LEN, ChainingValue, ContentId, Geometry, Outline, OutlineBuilder, block_value,
+};
 
 /// Blocks read at once by one thread: 1 MiB keeps a disk busy and the buffer in the cache of a core.
 const SEGMENT_BLOCKS: usize = 4;
@@ -31,11 +33,18 @@ pub(super) struct Meter<'a> {
 
 impl<'a> Meter<'a> {
     pub(super) fn new(progress: &'a Progress<'a>, total: u64) -> Self {
-        Self { progress, done: AtomicU64::new(0), total }
+        Self {
+            progress,
+            done: AtomicU64::new(0),
+            total,
+        }
     }
 
     pub(super) fn add(&self, bytes: u64) {
-        let done = self.done.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        let done = self
+            .done
+            .fetch_add(bytes, Ordering::Relaxed)
+            .saturating_add(bytes);
         self.progress.report(done, self.total);
     }
 
@@ -54,7 +63,11 @@ pub(super) fn on_cores(count: usize, work: impl Fn() + Sync) {
     thread::scope(|scope| {
         for _ in 1..count {
             // Fewer threads are slower, not wrong.
-            if thread::Builder::new().name("p2p-store".to_owned()).spawn_scoped(scope, &work).is_err() {
+            if thread::Builder::new()
+                .name("p2p-store".to_owned())
+                .spawn_scoped(scope, &work)
+                .is_err()
+            {
                 break;
             }
         }
@@ -63,12 +76,17 @@ pub(super) fn on_cores(count: usize, work: impl Fn() + Sync) {
 }
 
 /// What `work` gives for each of the items, in no order, by all cores.
-pub(super) fn on_all_cores<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Option<R> + Sync) -> Vec<R> {
+pub(super) fn on_all_cores<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> Option<R> + Sync,
+) -> Vec<R> {
     let queue = Guarded::new(items.iter());
     let results = Guarded::new(Vec::new());
     on_cores(cores().min(items.len()), || {
         loop {
-            let Some(item) = queue.lock().next() else { return };
+            let Some(item) = queue.lock().next() else {
+                return;
+            };
             if let Some(result) = work(item) {
                 results.lock().push(result);
             }
@@ -78,11 +96,17 @@ pub(super) fn on_all_cores<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> O
 }
 
 /// Hashes a file that must stay as it is meanwhile. Memory: 32 bytes for each block twice, and a buffer per thread.
-pub(super) fn hash_file(path: &Path, threads: usize, meter: &Meter<'_>) -> Result<Hashed, ImportError> {
+pub(super) fn hash_file(
+    path: &Path,
+    threads: usize,
+    meter: &Meter<'_>,
+) -> Result<Hashed, ImportError> {
     let failed = |error: io::Error| read_failure(path, error);
     let file = files::open_plain(path).map_err(failed)?;
     let stamp = FileStamp::of(&file.metadata().map_err(failed)?);
-    let geometry = Geometry::new(stamp.size).map_err(|_| ImportError::TooLarge { path: path.to_path_buf() })?;
+    let geometry = Geometry::new(stamp.size).map_err(|_| ImportError::TooLarge {
+        path: path.to_path_buf(),
+    })?;
     let (id, outline) = if geometry.blocks() <= 1 {
         let bytes = files::read_at(&file, 0, BLOCK_LEN).map_err(failed)?;
         meter.add(bytes.len() as u64);
@@ -91,12 +115,16 @@ pub(super) fn hash_file(path: &Path, threads: usize, meter: &Meter<'_>) -> Resul
         let values = hash_blocks(&file, geometry, threads, path, meter)?;
         let mut builder = OutlineBuilder::new(geometry);
         values.into_iter().for_each(|value| builder.push(value));
-        builder.finish().map_err(|error| failed(io::Error::other(error)))?
+        builder
+            .finish()
+            .map_err(|error| failed(io::Error::other(error)))?
     };
     let after = FileStamp::of(&file.metadata().map_err(failed)?);
     let still_there = files::stamp(path).is_ok_and(|there| there == stamp);
     if after != stamp || !still_there || outline.geometry() != geometry {
-        return Err(ImportError::ChangedWhileReading { path: path.to_path_buf() });
+        return Err(ImportError::ChangedWhileReading {
+            path: path.to_path_buf(),
+        });
     }
     Ok(Hashed { id, outline, stamp })
 }
@@ -113,11 +141,17 @@ fn hash_blocks(
     let mut values = vec![ChainingValue::default(); geometry.blocks() as usize];
     let failure = Guarded::new(None);
     let stop = AtomicBool::new(false);
-    let queue = Guarded::new((0_u32..).step_by(SEGMENT_BLOCKS).zip(values.chunks_mut(SEGMENT_BLOCKS)));
+    let queue = Guarded::new(
+        (0_u32..)
+            .step_by(SEGMENT_BLOCKS)
+            .zip(values.chunks_mut(SEGMENT_BLOCKS)),
+    );
     on_cores(threads, || {
         let mut buffer = vec![0; SEGMENT_BLOCKS * BLOCK_LEN];
         while !stop.load(Ordering::Relaxed) {
-            let Some((first, values)) = queue.lock().next() else { return };
+            let Some((first, values)) = queue.lock().next() else {
+                return;
+            };
             let hashed = meter.check().and_then(|()| {
                 let bytes = hash_segment(file, geometry, first, values, &mut buffer);
                 bytes.map_err(|error| read_failure(path, error))
@@ -147,7 +181,11 @@ fn hash_segment(
     let len = (buffer.len() as u64).min(geometry.size() - start);
     let bytes = &mut buffer[..len as usize];
     file.read_exact_at(bytes, start)?;
-    for ((value, block), offset) in values.iter_mut().zip(bytes.chunks(BLOCK_LEN)).zip((start..).step_by(BLOCK_LEN)) {
+    for ((value, block), offset) in values
+        .iter_mut()
+        .zip(bytes.chunks(BLOCK_LEN))
+        .zip((start..).step_by(BLOCK_LEN))
+    {
         *value = block_value(offset, block);
     }
     Ok(len)
@@ -155,9 +193,13 @@ fn hash_segment(
 
 fn read_failure(path: &Path, error: io::Error) -> ImportError {
     match error.kind() {
-        io::ErrorKind::InvalidInput => ImportError::NotAFile { path: path.to_path_buf() },
+        io::ErrorKind::InvalidInput => ImportError::NotAFile {
+            path: path.to_path_buf(),
+        },
         // It became shorter.
-        io::ErrorKind::UnexpectedEof => ImportError::ChangedWhileReading { path: path.to_path_buf() },
+        io::ErrorKind::UnexpectedEof => ImportError::ChangedWhileReading {
+            path: path.to_path_buf(),
+        },
         _ => ImportError::io(path, error),
     }
 }

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::batch::Batch;
 use super::hash::{Hashed, Meter, cores, hash_file, on_cores};
-use super::index::Batch;
 use super::record::{ContentRecord, FileStamp, PathRecord, Place, State};
 use super::shared::{Guarded, now};
 use super::{ImportError, IndexError, Progress, Store, files};
@@ -59,6 +59,9 @@ impl std::fmt::Display for Skipped {
     }
 }
 
+/// What was left out of a folder, and why.
+type Leftovers = Vec<(PathBuf, Skipped)>;
+
 /// A file found in a folder.
 struct Found {
     relative: String,
@@ -72,9 +75,16 @@ impl Store {
     ///
     /// # Errors
     /// [`ImportError`]; nothing is remembered then.
-    pub fn import_file(&self, path: &Path, progress: &Progress<'_>) -> Result<Imported, ImportError> {
-        let path = path.canonicalize().map_err(|error| ImportError::io(path, error))?;
-        let metadata = std::fs::symlink_metadata(&path).map_err(|error| ImportError::io(&path, error))?;
+    pub fn import_file(
+        &self,
+        path: &Path,
+        progress: &Progress<'_>,
+    ) -> Result<Imported, ImportError> {
+        let path = path
+            .canonicalize()
+            .map_err(|error| ImportError::io(path, error))?;
+        let metadata =
+            std::fs::symlink_metadata(&path).map_err(|error| ImportError::io(&path, error))?;
         if !metadata.is_file() {
             return Err(ImportError::NotAFile { path });
         }
@@ -83,7 +93,10 @@ impl Store {
         }
         progress.check()?;
         let hashed = hash_file(&path, cores(), &Meter::new(progress, metadata.len()))?;
-        let imported = Imported { id: hashed.id, size: hashed.stamp.size };
+        let imported = Imported {
+            id: hashed.id,
+            size: hashed.stamp.size,
+        };
         self.remember(&[(path, hashed)])?;
         Ok(imported)
     }
@@ -95,7 +108,9 @@ impl Store {
     /// [`ImportError`]: the first file that cannot be read, or has a name that cannot be shared, ends it. What was
     /// hashed before may be remembered, so that doing it again is quick.
     pub fn import_tree(&self, root: &Path, progress: &Progress<'_>) -> Result<Tree, ImportError> {
-        let root = root.canonicalize().map_err(|error| ImportError::io(root, error))?;
+        let root = root
+            .canonicalize()
+            .map_err(|error| ImportError::io(root, error))?;
         if !root.is_dir() {
             return Err(ImportError::NotAFolder { path: root });
         }
@@ -104,15 +119,21 @@ impl Store {
         let mut unknown = Vec::new();
         for file in found {
             progress.check()?;
-            let stamp = files::stamp(&file.path).map_err(|error| ImportError::io(&file.path, error))?;
+            let stamp =
+                files::stamp(&file.path).map_err(|error| ImportError::io(&file.path, error))?;
             match self.known(&file.path, stamp)? {
                 Some(known) => entries.push((file.relative, known)),
                 None => unknown.push(file),
             }
         }
-        let total = unknown.iter().map(|file| file.size).fold(0, u64::saturating_add);
+        let total = unknown
+            .iter()
+            .map(|file| file.size)
+            .fold(0, u64::saturating_add);
         let meter = Meter::new(progress, total);
-        let (small, large): (Vec<Found>, Vec<Found>) = unknown.into_iter().partition(|file| file.size <= SMALL_FILE);
+        let (small, large): (Vec<Found>, Vec<Found>) = unknown
+            .into_iter()
+            .partition(|file| file.size <= SMALL_FILE);
         self.import_small(small, &meter, &mut entries)?;
         self.import_large(large, &meter, &mut entries)?;
         entries.sort_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
@@ -135,7 +156,9 @@ impl Store {
             let stop = AtomicBool::new(false);
             on_cores(cores().min(count), || {
                 while !stop.load(Ordering::Relaxed) {
-                    let Some(file) = queue.lock().next() else { return };
+                    let Some(file) = queue.lock().next() else {
+                        return;
+                    };
                     match meter.check().and_then(|()| hash_file(&file.path, 1, meter)) {
                         Ok(hashed) => done.lock().push((file, hashed)),
                         Err(error) => {
@@ -185,7 +208,13 @@ impl Store {
         }
         let mut hashed = Vec::with_capacity(files.len());
         for (file, found) in files {
-            entries.push((file.relative, Imported { id: found.id, size: found.stamp.size }));
+            entries.push((
+                file.relative,
+                Imported {
+                    id: found.id,
+                    size: found.stamp.size,
+                },
+            ));
             hashed.push((file.path, found));
         }
         self.remember(&hashed)
@@ -193,12 +222,21 @@ impl Store {
 
     /// What an untouched file was when it was last imported, if it can still be relied on.
     fn known(&self, path: &Path, stamp: FileStamp) -> Result<Option<Imported>, IndexError> {
-        let Some(known) = self.shared.index.path(&files::to_bytes(path))? else { return Ok(None) };
+        let Some(known) = self.shared.index.path(&files::to_bytes(path))? else {
+            return Ok(None);
+        };
         if known.stamp != stamp {
             return Ok(None);
         }
-        let complete = self.shared.index.content(known.id)?.is_some_and(|record| record.state == State::Complete);
-        Ok(complete.then_some(Imported { id: known.id, size: stamp.size }))
+        let complete = self
+            .shared
+            .index
+            .content(known.id)?
+            .is_some_and(|record| record.state == State::Complete);
+        Ok(complete.then_some(Imported {
+            id: known.id,
+            size: stamp.size,
+        }))
     }
 
     /// Puts hashed files into the index in one commit.
@@ -207,7 +245,13 @@ impl Store {
         let mut batch = self.shared.index.write(true)?;
         for (path, hashed) in files {
             batch.put_whole_outline(hashed.id, &hashed.outline)?;
-            displaced.extend(adopt(&mut batch, hashed.id, &files::to_bytes(path), hashed.stamp, false)?);
+            displaced.extend(adopt(
+                &mut batch,
+                hashed.id,
+                &files::to_bytes(path),
+                hashed.stamp,
+                false,
+            )?);
         }
         batch.commit()?;
         for id in displaced {
@@ -230,17 +274,45 @@ pub(super) fn adopt(
     let old = batch.path(path)?;
     let mut displaced = None;
     if let Some(old) = old.filter(|old| old.id != id)
-        && let Some(record) = batch.content(old.id)?.filter(|record| record.place == place)
+        && let Some(record) = batch
+            .content(old.id)?
+            .filter(|record| record.place == place)
     {
-        batch.put_content(old.id, &ContentRecord { state: State::Changed, ..record })?;
+        batch.put_content(
+            old.id,
+            &ContentRecord {
+                state: State::Changed,
+                ..record
+            },
+        )?;
         displaced = Some(old.id);
     }
     let download = download || old.is_some_and(|old| old.id == id && old.download);
-    batch.put_path(path, &PathRecord { id, stamp, download })?;
+    batch.put_path(
+        path,
+        &PathRecord {
+            id,
+            stamp,
+            download,
+        },
+    )?;
     let record = match batch.content(id)? {
-        Some(record) if record.state == State::Complete && stands(batch, id, &record.place)? => record,
-        Some(record) => ContentRecord { size: stamp.size, state: State::Complete, place, ..record },
-        None => ContentRecord { size: stamp.size, state: State::Complete, place, added: now(), last_used: now() },
+        Some(record) if record.state == State::Complete && stands(batch, id, &record.place)? => {
+            record
+        }
+        Some(record) => ContentRecord {
+            size: stamp.size,
+            state: State::Complete,
+            place,
+            ..record
+        },
+        None => ContentRecord {
+            size: stamp.size,
+            state: State::Complete,
+            place,
+            added: now(),
+            last_used: now(),
+        },
     };
     batch.put_content(id, &record)?;
     batch.remove_held(id)?;
@@ -249,13 +321,17 @@ pub(super) fn adopt(
 
 /// Whether the place in use needs no replacement.
 fn stands(batch: &Batch<'_>, id: ContentId, place: &Place) -> Result<bool, IndexError> {
-    let Place::File(path) = place else { return Ok(matches!(place, Place::Object)) };
+    let Place::File(path) = place else {
+        return Ok(matches!(place, Place::Object));
+    };
     let known = batch.path(path)?.filter(|known| known.id == id);
-    Ok(known.is_some_and(|known| files::stamp(&files::from_bytes(path)).is_ok_and(|now| now == known.stamp)))
+    Ok(known.is_some_and(|known| {
+        files::stamp(&files::from_bytes(path)).is_ok_and(|now| now == known.stamp)
+    }))
 }
 
 /// All plain files below a folder, and what is left out.
-fn walk(root: &Path, progress: &Progress<'_>) -> Result<(Vec<Found>, Vec<(PathBuf, Skipped)>), ImportError> {
+fn walk(root: &Path, progress: &Progress<'_>) -> Result<(Vec<Found>, Leftovers), ImportError> {
     let mut found = Vec::new();
     let mut skipped = Vec::new();
     let mut folders = vec![(root.to_path_buf(), String::new())];
@@ -265,23 +341,45 @@ fn walk(root: &Path, progress: &Progress<'_>) -> Result<(Vec<Found>, Vec<(PathBu
         for entry in std::fs::read_dir(&folder).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let path = entry.path();
-            let metadata = entry.metadata().map_err(|error| ImportError::io(&path, error))?;
+            let metadata = entry
+                .metadata()
+                .map_err(|error| ImportError::io(&path, error))?;
             let kind = metadata.file_type();
             if !kind.is_file() && !kind.is_dir() {
-                skipped.push((path, if kind.is_symlink() { Skipped::Link } else { Skipped::Special }));
+                skipped.push((
+                    path,
+                    if kind.is_symlink() {
+                        Skipped::Link
+                    } else {
+                        Skipped::Special
+                    },
+                ));
                 continue;
             }
-            let Ok(name) = entry.file_name().into_string() else { return Err(ImportError::NameNotUtf8 { path }) };
+            let Ok(name) = entry.file_name().into_string() else {
+                return Err(ImportError::NameNotUtf8 { path });
+            };
             if name.ends_with(PART_SUFFIX) {
                 skipped.push((path, Skipped::Partial));
                 continue;
             }
-            check_component(&name).map_err(|source| ImportError::NameRefused { path: path.clone(), source })?;
-            let relative = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+            check_component(&name).map_err(|source| ImportError::NameRefused {
+                path: path.clone(),
+                source,
+            })?;
+            let relative = if prefix.is_empty() {
+                name
+            } else {
+                format!("{prefix}/{name}")
+            };
             if kind.is_dir() {
                 folders.push((path, relative));
             } else {
-                found.push(Found { relative, path, size: metadata.len() });
+                found.push(Found {
+                    relative,
+                    path,
+                    size: metadata.len(),
+                });
             }
         }
     }

@@ -17,17 +17,28 @@ impl DirLock {
     pub(super) fn take(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join("LOCK");
         let failed = |error| StoreError::io(&path, error);
-        let mut file =
-            File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(StoreError::Locked { dir: dir.to_path_buf(), pid: read_pid(&mut file) });
+                return Err(StoreError::Locked {
+                    dir: dir.to_path_buf(),
+                    pid: read_pid(&mut file),
+                });
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
         // Informative only: a full disk must not keep the store closed.
-        let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Self { _file: file })
     }
 }

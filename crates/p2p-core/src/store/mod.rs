@@ -15,6 +15,7 @@
 //! A content is `Complete`, `Partial` (being fetched), `Changed` or `Missing` ([`State`]). No lock is held while a
 //! caller's closure runs.
 
+mod batch;
 mod cache;
 mod content;
 mod error;
@@ -27,6 +28,7 @@ mod import;
 mod index;
 mod lock;
 mod object;
+mod outline;
 mod part;
 mod record;
 mod shared;
@@ -91,7 +93,10 @@ impl<'a> Progress<'a> {
     /// For who wants neither.
     pub fn none() -> Progress<'static> {
         static NEVER: AtomicBool = AtomicBool::new(false);
-        Progress { report: &|_, _| {}, cancel: &NEVER }
+        Progress {
+            report: &|_, _| {},
+            cancel: &NEVER,
+        }
     }
 
     fn report(&self, done: u64, total: u64) {
@@ -99,7 +104,11 @@ impl<'a> Progress<'a> {
     }
 
     fn check(&self) -> Result<(), ImportError> {
-        if self.cancel.load(Ordering::Relaxed) { Err(ImportError::Cancelled) } else { Ok(()) }
+        if self.cancel.load(Ordering::Relaxed) {
+            Err(ImportError::Cancelled)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -144,7 +153,10 @@ pub struct Usage {
 impl Usage {
     /// The sum.
     pub fn total(&self) -> u64 {
-        self.downloads.saturating_add(self.partial).saturating_add(self.objects).saturating_add(self.index)
+        self.downloads
+            .saturating_add(self.partial)
+            .saturating_add(self.objects)
+            .saturating_add(self.index)
     }
 }
 
@@ -174,7 +186,10 @@ impl Store {
     /// [`StoreError::Locked`] if another process has it; [`StoreError::Io`], [`StoreError::Index`].
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
         let (shared, fresh) = Shared::open(options)?;
-        let store = Self { shared: Arc::new(shared), open: Arc::new(Guarded::default()) };
+        let store = Self {
+            shared: Arc::new(shared),
+            open: Arc::new(Guarded::default()),
+        };
         if fresh {
             store.readopt_objects()?;
         }
@@ -193,7 +208,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Index`]; [`StoreError::Io`] if the partial file cannot be opened.
     pub fn content(&self, id: ContentId) -> Result<Option<Arc<Content>>, StoreError> {
-        let Some(record) = self.shared.index.content(id)? else { return Ok(None) };
+        let Some(record) = self.shared.index.content(id)? else {
+            return Ok(None);
+        };
         match (&record.state, &record.place) {
             (State::Partial, Place::Part(path)) => self.open_partial(id, &record, path),
             (State::Complete, _) => self.open_complete(id, record),
@@ -201,7 +218,11 @@ impl Store {
         }
     }
 
-    fn open_complete(&self, id: ContentId, mut record: ContentRecord) -> Result<Option<Arc<Content>>, StoreError> {
+    fn open_complete(
+        &self,
+        id: ContentId,
+        mut record: ContentRecord,
+    ) -> Result<Option<Arc<Content>>, StoreError> {
         {
             let mut open = self.open.lock();
             match open.complete(id) {
@@ -217,7 +238,9 @@ impl Store {
             record = current;
         }
         self.shared.touch(id, &record);
-        let Some(content) = Content::open_complete(&self.shared, id, &record)? else { return Ok(None) };
+        let Some(content) = Content::open_complete(&self.shared, id, &record)? else {
+            return Ok(None);
+        };
         let content = Arc::new(content);
         self.open.lock().keep(Arc::clone(&content));
         Ok(Some(content))
@@ -299,7 +322,10 @@ impl Store {
     /// [`StoreError::Index`].
     pub fn contents(&self) -> Result<Vec<ContentInfo>, StoreError> {
         let records = self.shared.index.contents()?;
-        records.into_iter().map(|(id, record)| self.describe(id, record)).collect()
+        records
+            .into_iter()
+            .map(|(id, record)| self.describe(id, record))
+            .collect()
     }
 
     /// What is known of one content.
@@ -307,7 +333,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::Index`].
     pub fn info(&self, id: ContentId) -> Result<Option<ContentInfo>, StoreError> {
-        self.shared.index.content(id)?.map(|record| self.describe(id, record)).transpose()
+        self.shared
+            .index
+            .content(id)?
+            .map(|record| self.describe(id, record))
+            .transpose()
     }
 
     fn describe(&self, id: ContentId, record: ContentRecord) -> Result<ContentInfo, StoreError> {
@@ -317,7 +347,11 @@ impl Store {
             State::Complete => blocks,
             State::Partial => match open {
                 Some(content) => content.held_count(),
-                None => self.shared.index.held(id)?.map_or(0, |held| held.blocks.count()),
+                None => self
+                    .shared
+                    .index
+                    .held(id)?
+                    .map_or(0, |held| held.blocks.count()),
             },
             State::Changed | State::Missing => 0,
         };
@@ -326,11 +360,30 @@ impl Store {
             Place::Part(path) => (Some(files::from_bytes(path)), true),
             Place::File(path) => {
                 let known = self.shared.index.path(path)?;
-                (Some(files::from_bytes(path)), known.is_some_and(|known| known.download))
+                (
+                    Some(files::from_bytes(path)),
+                    known.is_some_and(|known| known.download),
+                )
             }
         };
-        let ContentRecord { size, state, added, last_used, .. } = record;
-        Ok(ContentInfo { id, size, state, path, held, blocks, download, added, last_used })
+        let ContentRecord {
+            size,
+            state,
+            added,
+            last_used,
+            ..
+        } = record;
+        Ok(ContentInfo {
+            id,
+            size,
+            state,
+            path,
+            held,
+            blocks,
+            download,
+            added,
+            last_used,
+        })
     }
 
     /// Looks at the files of a content again: a file that is back as it was makes it `Complete`, one that was
@@ -355,7 +408,9 @@ impl Store {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").field("dir", &self.shared.dir).finish_non_exhaustive()
+        f.debug_struct("Store")
+            .field("dir", &self.shared.dir)
+            .finish_non_exhaustive()
     }
 }
 
@@ -375,7 +430,11 @@ impl OpenContents {
     fn keep(&mut self, content: Arc<Content>) {
         self.tick = self.tick.wrapping_add(1);
         if self.complete.len() >= OPEN_CONTENTS && !self.complete.contains_key(&content.id()) {
-            let oldest = self.complete.iter().min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id);
+            let oldest = self
+                .complete
+                .iter()
+                .min_by_key(|(_, (_, used))| *used)
+                .map(|(id, _)| *id);
             oldest.and_then(|id| self.complete.remove(&id));
         }
         self.complete.insert(content.id(), (content, self.tick));

@@ -28,9 +28,11 @@ impl Store {
             return Ok(id);
         }
         let size = bytes.len() as u64;
-        self.shared.check_room(&self.shared.objects(), size, 0, size)?;
+        self.shared
+            .check_room(&self.shared.objects(), size, 0, size)?;
         let temporary = self.temporary();
-        let written = write_file(&temporary, bytes).and_then(|()| self.place_object(id, &outline, &temporary));
+        let written = write_file(&temporary, bytes)
+            .and_then(|()| self.place_object(id, &outline, &temporary));
         written.inspect_err(|_| _ = std::fs::remove_file(&temporary))?;
         Ok(id)
     }
@@ -41,13 +43,20 @@ impl Store {
     /// # Errors
     /// [`ImportError`]; nothing is kept then.
     pub fn copy_in(&self, path: &Path, progress: &Progress<'_>) -> Result<Imported, ImportError> {
-        let path = path.canonicalize().map_err(|error| ImportError::io(path, error))?;
+        let path = path
+            .canonicalize()
+            .map_err(|error| ImportError::io(path, error))?;
         let source = files::open_plain(&path).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidInput => ImportError::NotAFile { path: path.clone() },
             _ => ImportError::io(&path, error),
         })?;
-        let before = FileStamp::of(&source.metadata().map_err(|error| ImportError::io(&path, error))?);
-        self.shared.check_room(&self.shared.objects(), before.size, 0, before.size)?;
+        let before = FileStamp::of(
+            &source
+                .metadata()
+                .map_err(|error| ImportError::io(&path, error))?,
+        );
+        self.shared
+            .check_room(&self.shared.objects(), before.size, 0, before.size)?;
         let temporary = self.temporary();
         let copied = self.copy_object(&path, &source, before, &temporary, progress);
         copied.inspect_err(|_| _ = std::fs::remove_file(&temporary))
@@ -63,8 +72,13 @@ impl Store {
     ) -> Result<Imported, ImportError> {
         copy_file(source, temporary, progress)?;
         // A torn copy of a file that was being written to is of no use to anyone.
-        if !source.metadata().is_ok_and(|after| FileStamp::of(&after) == before) {
-            return Err(ImportError::ChangedWhileReading { path: path.to_path_buf() });
+        if !source
+            .metadata()
+            .is_ok_and(|after| FileStamp::of(&after) == before)
+        {
+            return Err(ImportError::ChangedWhileReading {
+                path: path.to_path_buf(),
+            });
         }
         let meter = Meter::new(progress, before.size);
         let Hashed { id, outline, stamp } = hash_file(temporary, cores(), &meter)?;
@@ -73,29 +87,46 @@ impl Store {
         } else {
             self.place_object(id, &outline, temporary)?;
         }
-        Ok(Imported { id, size: stamp.size })
+        Ok(Imported {
+            id,
+            size: stamp.size,
+        })
     }
 
     fn has_object(&self, id: ContentId) -> Result<bool, StoreError> {
         let record = self.shared.index.content(id)?;
         let is_object = record.is_some_and(|record| record.place == Place::Object);
-        Ok(is_object && self.shared.resolve(id)? == Some(State::Complete) && self.shared.object_path(id).exists())
+        Ok(is_object
+            && self.shared.resolve(id)? == Some(State::Complete)
+            && self.shared.object_path(id).exists())
     }
 
     fn temporary(&self) -> PathBuf {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        self.shared.objects().join(format!("{TEMPORARY}{}", NEXT.fetch_add(1, Ordering::Relaxed)))
+        self.shared.objects().join(format!(
+            "{TEMPORARY}{}",
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        ))
     }
 
     /// Sync, rename, sync of the folders, index: in this order.
-    fn place_object(&self, id: ContentId, outline: &Outline, temporary: &Path) -> Result<(), StoreError> {
+    fn place_object(
+        &self,
+        id: ContentId,
+        outline: &Outline,
+        temporary: &Path,
+    ) -> Result<(), StoreError> {
         let path = self.shared.object_path(id);
         let folder = files::folder_of(&path);
         let synced = File::open(temporary).and_then(|file| files::sync_data(&file));
-        synced.map_err(|source| StoreError::Sync { path: path.clone(), source })?;
+        synced.map_err(|source| StoreError::Sync {
+            path: path.clone(),
+            source,
+        })?;
         std::fs::create_dir_all(folder).map_err(|error| StoreError::io(folder, error))?;
         std::fs::rename(temporary, &path).map_err(|error| StoreError::io(&path, error))?;
-        let synced = files::sync_folder(folder).and_then(|()| files::sync_folder(&self.shared.objects()));
+        let synced =
+            files::sync_folder(folder).and_then(|()| files::sync_folder(&self.shared.objects()));
         synced.map_err(|source| StoreError::Sync { path, source })?;
         self.remember_object(id, outline)
     }
@@ -106,7 +137,16 @@ impl Store {
         let old = batch.content(id)?;
         let added = old.map_or_else(now, |old| old.added);
         batch.put_whole_outline(id, outline)?;
-        batch.put_content(id, &ContentRecord { size, state, place, added, last_used: now() })?;
+        batch.put_content(
+            id,
+            &ContentRecord {
+                size,
+                state,
+                place,
+                added,
+                last_used: now(),
+            },
+        )?;
         batch.remove_held(id)?;
         Ok(batch.commit()?)
     }
@@ -115,7 +155,9 @@ impl Store {
     pub(super) fn readopt_objects(&self) -> Result<(), StoreError> {
         for path in object_files(&self.shared.objects()) {
             let name = path.file_name().and_then(|name| name.to_str());
-            let Some(id) = name.and_then(|name| name.parse::<ContentId>().ok()) else { continue };
+            let Some(id) = name.and_then(|name| name.parse::<ContentId>().ok()) else {
+                continue;
+            };
             match hash_file(&path, cores(), &Meter::new(&Progress::none(), 0)) {
                 Ok(hashed) if hashed.id == id => self.remember_object(id, &hashed.outline)?,
                 Ok(_) => {
@@ -130,9 +172,15 @@ impl Store {
 
     /// Removes what an earlier run left half written.
     pub(super) fn remove_leftovers(&self) {
-        let Ok(entries) = std::fs::read_dir(self.shared.objects()) else { return };
+        let Ok(entries) = std::fs::read_dir(self.shared.objects()) else {
+            return;
+        };
         for entry in entries.flatten() {
-            if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+            if entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(TEMPORARY.as_bytes())
+            {
                 let _ = std::fs::remove_file(entry.path());
             }
         }
@@ -140,8 +188,17 @@ impl Store {
 }
 
 fn object_files(objects: &Path) -> Vec<PathBuf> {
-    let list = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    list(objects).filter(|folder| folder.is_dir()).flat_map(|folder| list(&folder).collect::<Vec<_>>()).collect()
+    let list = |folder: &Path| {
+        std::fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+    };
+    list(objects)
+        .filter(|folder| folder.is_dir())
+        .flat_map(|folder| list(&folder).collect::<Vec<_>>())
+        .collect()
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {

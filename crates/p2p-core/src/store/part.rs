@@ -39,20 +39,30 @@ impl PartRoot {
     pub fn create(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let path = files::absolute(path.as_ref())?;
         match std::fs::create_dir(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(StoreError::io(path, error)),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(StoreError::io(path, error));
+            }
             _ => {}
         }
-        let metadata = std::fs::symlink_metadata(&path).map_err(|error| StoreError::io(&path, error))?;
+        let metadata =
+            std::fs::symlink_metadata(&path).map_err(|error| StoreError::io(&path, error))?;
         if !metadata.is_dir() {
             return Err(StoreError::NotAPart(path));
         }
-        let dir = Dir::open_ambient_dir(&path, ambient_authority()).map_err(|error| StoreError::io(&path, error))?;
-        Ok(Self { path, dir: Arc::new(dir) })
+        let dir = Dir::open_ambient_dir(&path, ambient_authority())
+            .map_err(|error| StoreError::io(&path, error))?;
+        Ok(Self {
+            path,
+            dir: Arc::new(dir),
+        })
     }
 
     /// The partial file of an entry, by its path in the collection (`/` between components).
     pub fn entry(&self, relative: &str) -> PartFile {
-        PartFile(Inner::Entry { root: self.clone(), relative: PathBuf::from(relative) })
+        PartFile(Inner::Entry {
+            root: self.clone(),
+            relative: PathBuf::from(relative),
+        })
     }
 
     /// The folder.
@@ -83,7 +93,9 @@ impl PartFile {
     /// A folder that is on the same disk.
     pub(super) fn folder(&self) -> PathBuf {
         match &self.0 {
-            Inner::Path(path) => path.parent().map_or_else(|| PathBuf::from("/"), Path::to_path_buf),
+            Inner::Path(path) => path
+                .parent()
+                .map_or_else(|| PathBuf::from("/"), Path::to_path_buf),
             Inner::Entry { root, .. } => root.path.clone(),
         }
     }
@@ -102,7 +114,9 @@ fn open_path(path: &Path, create: bool) -> io::Result<File> {
     let mut options = File::options();
     options.read(true).write(true).custom_flags(files::NO_LINKS);
     match options.open(path) {
-        Err(error) if create && error.kind() == io::ErrorKind::NotFound => options.create_new(true).open(path),
+        Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
+            options.create_new(true).open(path)
+        }
         opened => opened,
     }
 }
@@ -112,7 +126,10 @@ fn open_entry(root: &PartRoot, relative: &Path, create: bool) -> io::Result<File
     options.read(true).write(true).custom_flags(files::NO_LINKS);
     let opened = match root.dir.open_with(relative, &options) {
         Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
-            if let Some(folder) = relative.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            if let Some(folder) = relative
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty())
+            {
                 root.dir.create_dir_all(folder)?;
             }
             root.dir.open_with(relative, options.create_new(true))

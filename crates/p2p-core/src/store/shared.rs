@@ -31,7 +31,9 @@ impl<T> Guarded<T> {
 
 /// The time in Unix seconds.
 pub(super) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 pub(super) struct Shared {
@@ -86,9 +88,18 @@ impl Shared {
         counted: u64,
     ) -> Result<(), StoreError> {
         if counted > 0 {
-            space::check_quota(counted, self.usage().total(), self.quota.load(Ordering::Relaxed))?;
+            space::check_quota(
+                counted,
+                self.usage().total(),
+                self.quota.load(Ordering::Relaxed),
+            )?;
         }
-        space::check_disk(folder, missing, promised, self.min_free.load(Ordering::Relaxed))
+        space::check_disk(
+            folder,
+            missing,
+            promised,
+            self.min_free.load(Ordering::Relaxed),
+        )
     }
 
     pub(super) fn objects(&self) -> PathBuf {
@@ -98,13 +109,17 @@ impl Shared {
     /// Where an object is, whether or not it is there: `objects/<first two digits>/<id>`.
     pub(super) fn object_path(&self, id: ContentId) -> PathBuf {
         let name = id.to_string();
-        self.objects().join(name.get(..2).unwrap_or_default()).join(name)
+        self.objects()
+            .join(name.get(..2).unwrap_or_default())
+            .join(name)
     }
 
     /// Finds out whether a content is where the index says, or is elsewhere, or nowhere, and has the index say so.
     /// What it writes can be found out again and so is not synced.
     pub(super) fn resolve(&self, id: ContentId) -> Result<Option<State>, StoreError> {
-        let Some(record) = self.index.content(id)? else { return Ok(None) };
+        let Some(record) = self.index.content(id)? else {
+            return Ok(None);
+        };
         if record.state == State::Partial {
             return Ok(Some(State::Partial));
         }
@@ -112,7 +127,11 @@ impl Shared {
             Some(place) => (State::Complete, place),
             None => (self.what_is_left(id, &record.place), record.place.clone()),
         };
-        let resolved = ContentRecord { state, place, ..record.clone() };
+        let resolved = ContentRecord {
+            state,
+            place,
+            ..record.clone()
+        };
         if resolved != record {
             tracing::info!(%id, ?state, "content is not as it was");
             let mut batch = self.index.write(false)?;
@@ -131,10 +150,14 @@ impl Shared {
     /// A place where the content is as far as can be told without reading it.
     fn standing(&self, id: ContentId, record: &ContentRecord) -> Result<Option<Place>, IndexError> {
         match &record.place {
-            Place::Object if record.state != State::Changed && self.object_stands(id, record.size) => {
+            Place::Object
+                if record.state != State::Changed && self.object_stands(id, record.size) =>
+            {
                 return Ok(Some(Place::Object));
             }
-            Place::File(path) if self.file_stands(id, path)? => return Ok(Some(record.place.clone())),
+            Place::File(path) if self.file_stands(id, path)? => {
+                return Ok(Some(record.place.clone()));
+            }
             _ => {}
         }
         for path in self.index.copies(id)? {
@@ -152,7 +175,9 @@ impl Shared {
     /// Whether the file at a path is untouched since it was this content.
     pub(super) fn file_stands(&self, id: ContentId, path: &[u8]) -> Result<bool, IndexError> {
         let known = self.index.path(path)?.filter(|known| known.id == id);
-        Ok(known.is_some_and(|known| files::stamp(&files::from_bytes(path)).is_ok_and(|now| now == known.stamp)))
+        Ok(known.is_some_and(|known| {
+            files::stamp(&files::from_bytes(path)).is_ok_and(|now| now == known.stamp)
+        }))
     }
 
     fn what_is_left(&self, id: ContentId, place: &Place) -> State {
@@ -160,7 +185,11 @@ impl Shared {
             Place::Object => self.object_path(id),
             Place::File(path) | Place::Part(path) => files::from_bytes(path),
         };
-        if files::stamp(&path).is_ok() { State::Changed } else { State::Missing }
+        if files::stamp(&path).is_ok() {
+            State::Changed
+        } else {
+            State::Missing
+        }
     }
 
     /// Notes that a file does not have its content although it looks untouched, so that it is read again when it is
@@ -181,7 +210,10 @@ impl Shared {
     pub(super) fn distrust_object(&self, id: ContentId) {
         let noted = (|| {
             let mut batch = self.index.write(true)?;
-            if let Some(mut record) = batch.content(id)?.filter(|record| record.place == Place::Object) {
+            if let Some(mut record) = batch
+                .content(id)?
+                .filter(|record| record.place == Place::Object)
+            {
                 record.state = State::Changed;
                 batch.put_content(id, &record)?;
             }

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::content::{Content, Located, TOP};
+use super::content::{Content, Located};
+use super::outline::TOP;
 use super::part::PartFile;
 use super::record::{ContentRecord, FileStamp, HeldRecord, Place, State};
 use super::shared::now;
@@ -30,8 +32,16 @@ impl Store {
     /// [`StoreError::NoSpace`] or [`StoreError::QuotaFull`] if it cannot fit; [`StoreError::AlreadyComplete`];
     /// [`StoreError::WrongSize`] if it is known with another size; [`StoreError::NotAPart`], [`StoreError::Io`],
     /// [`StoreError::Index`].
-    pub fn begin(&self, id: ContentId, geometry: Geometry, part: &PartFile) -> Result<Arc<Content>, StoreError> {
-        let wrong_size = || StoreError::WrongSize { id, size: geometry.size() };
+    pub fn begin(
+        &self,
+        id: ContentId,
+        geometry: Geometry,
+        part: &PartFile,
+    ) -> Result<Arc<Content>, StoreError> {
+        let wrong_size = || StoreError::WrongSize {
+            id,
+            size: geometry.size(),
+        };
         if (geometry.size() == 0) != (id == ContentId::EMPTY) {
             return Err(wrong_size());
         }
@@ -61,26 +71,32 @@ impl Store {
     ) -> Result<Content, StoreError> {
         let old = self.shared.index.content(id)?;
         match &old {
-            Some(record) if record.state == State::Complete => return Err(StoreError::AlreadyComplete(id)),
+            Some(record) if record.state == State::Complete => {
+                return Err(StoreError::AlreadyComplete(id));
+            }
             Some(record) if record.size != geometry.size() => {
-                return Err(StoreError::WrongSize { id, size: geometry.size() });
+                return Err(StoreError::WrongSize {
+                    id,
+                    size: geometry.size(),
+                });
             }
             _ => {}
         }
         // A partial counts at its full size from the beginning, so one that is known is paid for.
-        let counted = old.as_ref().is_some_and(|record| record.state == State::Partial);
+        let counted = old
+            .as_ref()
+            .is_some_and(|record| record.state == State::Partial);
         let there = files::allocated(&part.path()).min(geometry.size());
         let missing = geometry.size().saturating_sub(there);
-        self.shared.check_room(&part.folder(), missing, promised, if counted { 0 } else { geometry.size() })?;
+        self.shared.check_room(
+            &part.folder(),
+            missing,
+            promised,
+            if counted { 0 } else { geometry.size() },
+        )?;
 
         let (content, file) = self.open_part(id, geometry, part, true)?;
-        let record = ContentRecord {
-            size: geometry.size(),
-            state: State::Partial,
-            place: Place::Part(files::to_bytes(&part.path())),
-            added: old.as_ref().map_or_else(now, |old| old.added),
-            last_used: now(),
-        };
+        let record = partial_record(geometry, &part.path(), old.as_ref());
         if old.as_ref() != Some(&record) {
             // Durable with the first checkpoint: a folder of many small files must not cost a sync for each.
             let mut batch = self.shared.index.write(false)?;
@@ -98,7 +114,9 @@ impl Store {
         record: &ContentRecord,
         path: &[u8],
     ) -> Result<Option<Arc<Content>>, StoreError> {
-        let Some(geometry) = record.geometry() else { return Ok(None) };
+        let Some(geometry) = record.geometry() else {
+            return Ok(None);
+        };
         let content = {
             let mut open = self.open.lock();
             if let Some(content) = open.partial(id).filter(|content| content.is_sound()) {
@@ -110,7 +128,11 @@ impl Store {
                         content.keep_file(file);
                         Arc::new(content)
                     }
-                    Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    Err(StoreError::Io { source, .. })
+                        if source.kind() == io::ErrorKind::NotFound =>
+                    {
+                        return Ok(None);
+                    }
                     Err(error) => return Err(error),
                 };
                 open.keep_partial(&content);
@@ -133,8 +155,23 @@ impl Store {
             io::ErrorKind::InvalidInput => StoreError::NotAPart(path.clone()),
             _ => StoreError::io(&path, error),
         })?;
-        let stamp = FileStamp::of(&file.metadata().map_err(|error| StoreError::io(&path, error))?);
-        Ok((Content::new(&self.shared, id, geometry, Located::Part { part: part.clone(), stamp }), file))
+        let stamp = FileStamp::of(
+            &file
+                .metadata()
+                .map_err(|error| StoreError::io(&path, error))?,
+        );
+        Ok((
+            Content::new(
+                &self.shared,
+                id,
+                geometry,
+                Located::Part {
+                    part: part.clone(),
+                    stamp,
+                },
+            ),
+            file,
+        ))
     }
 
     /// Makes what was written to these contents so far survive a crash: their files first, then, in one commit, which
@@ -154,10 +191,26 @@ impl super::OpenContents {
     fn promised(&self) -> u64 {
         let missing = |content: &Arc<Content>| {
             let held = u64::from(content.held_count());
-            content.geometry.size().saturating_sub(held.saturating_mul(crate::content::BLOCK_LEN as u64))
+            content
+                .geometry
+                .size()
+                .saturating_sub(held.saturating_mul(crate::content::BLOCK_LEN as u64))
         };
         let open = self.partial.values().filter_map(std::sync::Weak::upgrade);
-        open.filter(|content| content.is_sound()).map(|content| missing(&content)).fold(0, u64::saturating_add)
+        open.filter(|content| content.is_sound())
+            .map(|content| missing(&content))
+            .fold(0, u64::saturating_add)
+    }
+}
+
+/// The record of a content that is fetched into `path`, and was `old` before.
+fn partial_record(geometry: Geometry, path: &Path, old: Option<&ContentRecord>) -> ContentRecord {
+    ContentRecord {
+        size: geometry.size(),
+        state: State::Partial,
+        place: Place::Part(files::to_bytes(path)),
+        added: old.map_or_else(now, |old| old.added),
+        last_used: now(),
     }
 }
 
@@ -169,7 +222,9 @@ struct Snapshot {
 
 /// Syncs the files, then commits. The first failure is returned, after everything else was done.
 fn checkpoint(contents: &[&Content]) -> Result<(), StoreError> {
-    let Some(shared) = contents.first().map(|content| Arc::clone(&content.shared)) else { return Ok(()) };
+    let Some(shared) = contents.first().map(|content| Arc::clone(&content.shared)) else {
+        return Ok(());
+    };
     let mut failure = None;
     let mut saved = Vec::new();
     for content in contents {
@@ -183,8 +238,18 @@ fn checkpoint(contents: &[&Content]) -> Result<(), StoreError> {
         let committed = (|| {
             let mut batch = shared.index.write(true)?;
             for (content, snapshot) in &saved {
+                let wanted = match batch.content(content.id)? {
+                    Some(record) => record.state == State::Partial,
+                    // That it began was not synced, and was lost when the index was opened again.
+                    None if !content.forgotten.load(Ordering::Acquire) => {
+                        let record = partial_record(content.geometry, &content.path(), None);
+                        batch.put_content(content.id, &record)?;
+                        true
+                    }
+                    None => false,
+                };
                 // Forgotten or finished meanwhile: nothing to add to.
-                if batch.content(content.id)?.is_some_and(|record| record.state == State::Partial) {
+                if wanted {
                     batch.put_held(content.id, &snapshot.held)?;
                     batch.put_outline(content.id, &snapshot.outline)?;
                 }
@@ -208,7 +273,11 @@ impl Content {
     /// # Errors
     /// [`StoreError::Outline`] if they are not; otherwise as [`Content::checkpoint`].
     pub fn add_outline_top(&self, values: Vec<ChainingValue>) -> Result<(), StoreError> {
-        if self.add_outline(TOP, values)? { self.save_first_outline() } else { Ok(()) }
+        if self.add_outline(TOP, values)? {
+            self.save_first_outline()
+        } else {
+            Ok(())
+        }
     }
 
     /// Adds the values of the blocks of a page, which are verified against the id (or the top, which must be known if
@@ -217,7 +286,11 @@ impl Content {
     ///
     /// # Errors
     /// [`StoreError::Outline`] if they are not; otherwise as [`Content::checkpoint`].
-    pub fn add_outline_page(&self, page: u32, values: Vec<ChainingValue>) -> Result<(), StoreError> {
+    pub fn add_outline_page(
+        &self,
+        page: u32,
+        values: Vec<ChainingValue>,
+    ) -> Result<(), StoreError> {
         if page == TOP || !self.add_outline(page, values)? {
             return Ok(());
         }
@@ -228,7 +301,11 @@ impl Content {
 
     fn save_first_outline(&self) -> Result<(), StoreError> {
         let first = self.unsaved_outline().len() == 1 && self.held.lock().blocks.is_empty();
-        if first && self.geometry.size() >= EAGER_OUTLINE { self.checkpoint() } else { Ok(()) }
+        if first && self.geometry.size() >= EAGER_OUTLINE {
+            self.checkpoint()
+        } else {
+            Ok(())
+        }
     }
 
     /// Writes blocks to the partial file and counts them as held. Those held already are skipped. In memory until the
@@ -261,7 +338,8 @@ impl Content {
             let (run, after) = rest.split_at(run_len(rest));
             rest = after;
             let parts: Vec<&[u8]> = run.iter().map(|block| &block.bytes()[..]).collect();
-            files::write_at(&file, self.geometry.offset_of(first.index()), &parts).map_err(|error| self.failed(error))?;
+            files::write_at(&file, self.geometry.offset_of(first.index()), &parts)
+                .map_err(|error| self.failed(error))?;
             self.hold(run.iter().map(VerifiedBlock::index));
         }
         Ok(())
@@ -299,7 +377,10 @@ impl Content {
 
     fn unsynced(&self) -> Option<StoreError> {
         let source = || io::Error::other("an earlier write was lost");
-        self.is_unsynced().then(|| StoreError::Sync { path: self.path(), source: source() })
+        self.is_unsynced().then(|| StoreError::Sync {
+            path: self.path(),
+            source: source(),
+        })
     }
 
     pub(super) fn hold(&self, blocks: impl Iterator<Item = BlockIndex>) {
@@ -319,7 +400,9 @@ impl Content {
         if let Some(error) = self.unsynced() {
             return Err(error);
         }
-        if !matches!(&*self.located.lock(), Located::Part { .. }) || !self.dirty.swap(false, Ordering::AcqRel) {
+        if !matches!(&*self.located.lock(), Located::Part { .. })
+            || !self.dirty.swap(false, Ordering::AcqRel)
+        {
             return Ok(None);
         }
         // Taken before the sync: blocks written during it are left to the next.
@@ -328,7 +411,10 @@ impl Content {
         let file = self.part_file()?;
         self.sync(&file)?;
         let stamp = FileStamp::of(&file.metadata().map_err(|error| self.failed(error))?);
-        Ok(Some(Snapshot { held: HeldRecord { stamp, blocks }, outline }))
+        Ok(Some(Snapshot {
+            held: HeldRecord { stamp, blocks },
+            outline,
+        }))
     }
 
     /// Syncs, or gives the content up: what the system's memory holds of it is no proof of what the disk does.
@@ -336,7 +422,10 @@ impl Content {
         files::sync_data(file).map_err(|source| {
             self.set_unsynced();
             files::drop_from_memory(file);
-            StoreError::Sync { path: self.path(), source }
+            StoreError::Sync {
+                path: self.path(),
+                source,
+            }
         })
     }
 
@@ -344,7 +433,9 @@ impl Content {
     pub(super) fn resume(&self) {
         let Ok(file) = self.part_file() else { return };
         let blocks = self.geometry.blocks();
-        let Ok(metadata) = file.metadata() else { return };
+        let Ok(metadata) = file.metadata() else {
+            return;
+        };
         if metadata.len() == 0 || blocks == 0 {
             return;
         }
@@ -354,7 +445,9 @@ impl Content {
             unproven.insert_range(self.geometry.blocks_in(bytes));
         }
         let recorded = self.shared.index.held(self.id).ok().flatten();
-        if let Some(record) = recorded.filter(|record| record.stamp == stamp && record.blocks.len() == blocks) {
+        if let Some(record) =
+            recorded.filter(|record| record.stamp == stamp && record.blocks.len() == blocks)
+        {
             for number in record.blocks.iter() {
                 unproven.remove(number);
             }
@@ -369,8 +462,14 @@ impl Content {
     fn prove(&self, range: std::ops::Range<u32>) {
         let candidates: Vec<BlockIndex> = {
             let held = self.held.lock();
-            let within = held.unproven.iter().skip_while(|number| *number < range.start);
-            within.take_while(|number| *number < range.end).filter_map(|number| self.geometry.block(number)).collect()
+            let within = held
+                .unproven
+                .iter()
+                .skip_while(|number| *number < range.start);
+            within
+                .take_while(|number| *number < range.end)
+                .filter_map(|number| self.geometry.block(number))
+                .collect()
         };
         if candidates.is_empty() {
             return;
@@ -378,18 +477,26 @@ impl Content {
         let Ok(file) = self.part_file() else { return };
         let failed = AtomicBool::new(false);
         // By pages, the outline of each of which is known or is not.
-        for page in candidates.chunk_by(|a, b| self.geometry.page_of(*a) == self.geometry.page_of(*b)) {
-            let known = page.first().is_some_and(|first| matches!(self.needs(*first), Ok(None)));
+        for page in
+            candidates.chunk_by(|a, b| self.geometry.page_of(*a) == self.geometry.page_of(*b))
+        {
+            let known = page
+                .first()
+                .is_some_and(|first| matches!(self.needs(*first), Ok(None)));
             if !known || failed.load(Ordering::Relaxed) {
                 continue;
             }
             let good = hash::on_all_cores(page, |block| {
-                let bytes = self.read_raw(&file, *block).inspect_err(|_| failed.store(true, Ordering::Relaxed)).ok()?;
+                let bytes = self
+                    .read_raw(&file, *block)
+                    .inspect_err(|_| failed.store(true, Ordering::Relaxed))
+                    .ok()?;
                 self.verify(*block, bytes).ok().map(|_| *block)
             });
             {
                 let mut held = self.held.lock();
-                page.iter().for_each(|block| _ = held.unproven.remove(block.get()));
+                page.iter()
+                    .for_each(|block| _ = held.unproven.remove(block.get()));
             }
             self.hold(good.into_iter());
         }

@@ -144,8 +144,8 @@ impl Drop for Answer {
 
 fn kind_name(kind: Kind) -> String {
     match kind {
-        Kind::File => "file",
         Kind::Collection => "collection",
+        _ => "file",
     }
     .to_owned()
 }

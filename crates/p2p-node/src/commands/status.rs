@@ -2,7 +2,7 @@
 
 use super::{Outbox, texts};
 use crate::context::Context;
-use crate::control::protocol::{Reply, StatusReply};
+use crate::control::protocol::{CacheReply, Reply, StatusReply, StorageReply};
 use crate::exit::Failure;
 
 pub async fn execute(context: &Context, out: &Outbox) -> Result<(), Failure> {
@@ -27,6 +27,19 @@ fn describe(status: p2p_core::Status, shares: usize) -> StatusReply {
         uploads: status.uploads,
         up_bytes: status.up_bytes,
         down_bytes: status.down_bytes,
+        cache: CacheReply {
+            hits: status.cache.hits,
+            misses: status.cache.misses,
+            evictions: status.cache.evictions,
+            bytes: status.cache.bytes,
+            capacity: status.cache.capacity,
+        },
+        storage: StorageReply {
+            downloads: status.storage.downloads,
+            partial: status.storage.partial,
+            objects: status.storage.objects,
+            index: status.storage.index,
+        },
         dht_mode: status.dht_mode,
         dht_peers: status.dht_peers,
         addresses: texts(&status.addresses),

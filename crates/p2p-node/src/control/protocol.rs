@@ -383,9 +383,30 @@ pub struct StatusReply {
     pub uploads: u64,
     pub up_bytes: u64,
     pub down_bytes: u64,
+    pub cache: CacheReply,
+    pub storage: StorageReply,
     pub dht_mode: String,
     pub dht_peers: u64,
     pub addresses: Vec<String>,
+}
+
+/// Verified hot blocks in memory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CacheReply {
+    pub hits: u64,
+    pub misses: u64,
+    pub evictions: u64,
+    pub bytes: u64,
+    pub capacity: u64,
+}
+
+/// Bytes on the disk that count against the quota.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StorageReply {
+    pub downloads: u64,
+    pub partial: u64,
+    pub objects: u64,
+    pub index: u64,
 }
 
 #[cfg(test)]

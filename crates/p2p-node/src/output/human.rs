@@ -159,6 +159,7 @@ fn with_list(head: String, below: &[String]) -> String {
 
 fn status_text(status: &StatusReply) -> String {
     let uptime = human_duration(Duration::from_secs(status.uptime_seconds));
+    let (cache, storage) = (&status.cache, &status.storage);
     let lines = [
         format!("peer       {}", escape(&status.peer)),
         format!("publisher  {}", escape(&status.publisher)),
@@ -171,6 +172,20 @@ fn status_text(status: &StatusReply) -> String {
         ),
         format!("fetches    {} running, {} received", status.fetches, human_size(status.down_bytes)),
         format!("uploads    {} running, {} sent", status.uploads, human_size(status.up_bytes)),
+        format!(
+            "cache      {} of {}, {} hits, {} misses",
+            human_size(cache.bytes),
+            human_size(cache.capacity),
+            cache.hits,
+            cache.misses
+        ),
+        format!(
+            "storage    {} downloads, {} partial, {} objects, {} index",
+            human_size(storage.downloads),
+            human_size(storage.partial),
+            human_size(storage.objects),
+            human_size(storage.index)
+        ),
     ];
     let addresses = status.addresses.iter().map(|address| format!("address    {}", escape(address)));
     lines.into_iter().chain(addresses).collect::<Vec<_>>().join("\n")

@@ -9,7 +9,7 @@ use std::{
 
 use super::{Goal, Order, Target, plan::Plan, transfer::Ending};
 use crate::{
-    content::{BlockSet, Collection, ContentId, Geometry, SignedManifest},
+    content::{BlockSet, Collection, Geometry, SignedManifest},
     node::error::FetchError,
     store::{Content, Existing, PartFile, PartRoot, State, Store, StoreError},
 };
@@ -256,9 +256,4 @@ impl Order {
     fn scratch_file(&self) -> PathBuf {
         self.scratch.join(self.id.to_string())
     }
-}
-
-/// Whether a path is where [`Target::Store`] keeps this content.
-pub(crate) fn is_scratch(scratch: &Path, path: &Path, id: ContentId) -> bool {
-    path == scratch.join(id.to_string())
 }

@@ -31,7 +31,9 @@ pub(crate) struct Report {
 pub(crate) enum What {
     /// A page of the outline of an item is known now, and with it perhaps blocks of an earlier run.
     Outline { item: usize, page: u32 },
-    /// These pieces were verified and written.
+    /// These pieces came and were verified; now they are written.
+    Writing { pieces: Vec<u32> },
+    /// These pieces were written.
     Stored { pieces: Vec<u32>, bytes: u64 },
     /// A block or a value that is not of the content.
     Bad { piece: Option<u32> },
@@ -176,6 +178,9 @@ impl Receiver {
             let Some(content) = writer.contents.get(&item) else {
                 continue;
             };
+            self.report(What::Writing {
+                pieces: pieces.clone(),
+            });
             match content.write(blocks) {
                 Ok(()) => self.report(What::Stored { pieces, bytes }),
                 Err(error) => {

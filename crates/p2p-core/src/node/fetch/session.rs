@@ -724,6 +724,7 @@ impl Session {
         self.check_refusal(hands.now);
         self.check_timeout(hands.now);
         if let Stage::Transfer(transfer) = &mut self.stage {
+            transfer.watch_disk(hands.now);
             transfer.checkpoint(self.number, hands);
         }
         self.pump(hands);
@@ -794,7 +795,7 @@ impl Session {
         }
         match &self.stage {
             Stage::Preparing | Stage::Finishing => {}
-            Stage::Transfer(transfer) if transfer.is_waiting_for_disk() => {}
+            Stage::Transfer(transfer) if transfer.is_waiting_for_disk(now) => {}
             Stage::Transfer(_) | Stage::Searching => {
                 let found = self.sources.values().any(|source| source.have.is_some());
                 let error = if found {

@@ -22,7 +22,7 @@ use crate::{
         Stall, State,
     },
     net::{
-        BlocksId, FRAME_QUEUE, NetFault, Reception,
+        FRAME_QUEUE, NetFault, Reception,
         wire::{EndStatus, ItemStatus},
     },
     node::driver::{Hands, Job, SessionId},
@@ -33,13 +33,15 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
 /// … and after this many bytes.
 const CHECKPOINT_BYTES: u64 = 512 * 1024 * 1024;
 
+/// A write that takes longer than this is a disk that does not keep up.
+const DISK_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Responses read at once in one fetch. Each holds at most two batches of blocks in memory, 2 MiB.
 const MAX_OPEN: usize = 32;
 
 /// One request on the wire.
 #[derive(Debug)]
 struct Open {
-    blocks: BlocksId,
     peer: NodeId,
     /// Dropped to cancel.
     _cancel: oneshot::Sender<()>,
@@ -59,6 +61,8 @@ pub(crate) struct Transfer {
     open: BTreeMap<RequestId, Open>,
     /// Peers of requests that were cancelled, for the blocks that still come.
     cancelled: BTreeMap<RequestId, NodeId>,
+    /// Requests whose blocks are being written, and since when.
+    writing: BTreeMap<RequestId, Instant>,
     /// Contents written to since the last checkpoint.
     unsaved: BTreeSet<usize>,
     unsaved_bytes: u64,
@@ -111,15 +115,12 @@ impl Transfer {
             outlines: BTreeSet::new(),
             open: BTreeMap::new(),
             cancelled: BTreeMap::new(),
+            writing: BTreeMap::new(),
             unsaved: BTreeSet::new(),
             unsaved_bytes: 0,
             saved_at: now,
             saving: false,
         })
-    }
-
-    pub(crate) fn plan(&self) -> &Arc<Plan> {
-        &self.plan
     }
 
     /// Pieces of the plan.
@@ -163,7 +164,14 @@ impl Transfer {
                 self.unsaved.insert(item);
                 self.adopt(item, now);
             }
+            What::Writing { pieces } => {
+                self.writing.insert(request, now);
+                for piece in pieces {
+                    self.arrived(request, piece, now);
+                }
+            }
             What::Stored { pieces, bytes } => {
+                self.writing.remove(&request);
                 for piece in pieces {
                     self.on_stored(request, piece, now);
                 }
@@ -189,12 +197,11 @@ impl Transfer {
             What::Lacks { item, status } => self.on_lacks(request, item, status, now),
             What::NotStored { pieces, .. } => {
                 for piece in pieces {
-                    if self.arrived(request, piece, now) {
-                        self.scheduler.on_discarded(request, piece, now);
-                    }
+                    self.scheduler.on_discarded(request, piece, now);
                 }
             }
             What::Drained => {
+                self.writing.remove(&request);
                 self.cancelled.remove(&request);
                 if let Some(open) = self.open.get_mut(&request) {
                     open.drained = true;
@@ -214,9 +221,7 @@ impl Transfer {
         if let Some((item, _)) = self.plan.pieces().entry_of(piece) {
             self.unsaved.insert(item);
         }
-        if self.arrived(request, piece, now) {
-            self.scheduler.on_stored(request, piece, now);
-        } else {
+        if !self.scheduler.on_stored(request, piece, now) {
             // It came after its request was given up, but it is good and on the disk.
             self.scheduler.on_held(piece..piece.saturating_add(1), now);
         }
@@ -384,7 +389,6 @@ impl Transfer {
             Job::Received
         });
         let open = Open {
-            blocks,
             peer,
             _cancel: cancel,
             ended: None,
@@ -392,6 +396,12 @@ impl Transfer {
         };
         self.open.insert(request, open);
         Some(())
+    }
+
+    /// While the disk takes long, nothing is read, so nothing that does not come is anybody's fault.
+    pub(crate) fn watch_disk(&mut self, now: Instant) {
+        let stuck = self.is_waiting_for_disk(now);
+        self.scheduler.set_paused(stuck, now);
     }
 
     /// Saves what has arrived, if it is time.
@@ -424,10 +434,10 @@ impl Transfer {
     }
 
     /// Whether it is the disk and not the peers that nothing moves for.
-    pub(crate) fn is_waiting_for_disk(&self) -> bool {
-        self.open
+    pub(crate) fn is_waiting_for_disk(&self, now: Instant) -> bool {
+        self.writing
             .values()
-            .any(|open| open.ended.is_some() && !open.drained)
+            .any(|since| now.saturating_duration_since(*since) >= DISK_PATIENCE)
     }
 
     /// Why nothing moves, in words.

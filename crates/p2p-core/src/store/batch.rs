@@ -1,0 +1,255 @@
+//! Changes to the index. Who holds a batch reads through it, never through the index: both hold the same lock, for
+//! whose owner the other would wait.
+
+use std::sync::RwLockReadGuard;
+
+use redb::{ReadableTable, WriteTransaction};
+
+use super::IndexError;
+use super::index::{
+    CONTENTS, COPIES, HELD, Index, MANIFESTS, OUTLINES, OpenDatabase, PATHS, SHARES, Table, Totals,
+    copy_key, guarded, keys_of, manifest_key, outline_key, parsed,
+};
+use super::outline::TOP;
+use super::record::{
+    ContentRecord, HeldRecord, PathRecord, Record, ShareRecord, manifest_value, outline_value,
+};
+use crate::content::{ChainingValue, ContentId, PublisherKey};
+
+/// Changes to the index that are made together, or not at all when it is dropped without [`Batch::commit`].
+pub(super) struct Batch<'a> {
+    index: &'a Index,
+    txn: WriteTransaction,
+    change: Totals,
+    /// After the transaction, so that the database is not opened again under it.
+    _database: RwLockReadGuard<'a, Option<OpenDatabase>>,
+}
+
+impl<'a> Batch<'a> {
+    /// A batch of a transaction that was begun while `database` is kept from being opened again.
+    pub(super) fn new(
+        index: &'a Index,
+        txn: WriteTransaction,
+        database: RwLockReadGuard<'a, Option<OpenDatabase>>,
+    ) -> Self {
+        Self {
+            index,
+            txn,
+            change: Totals::default(),
+            _database: database,
+        }
+    }
+
+    pub(super) fn commit(self) -> Result<(), IndexError> {
+        let Self {
+            index,
+            txn,
+            change,
+            _database,
+        } = self;
+        guarded(|| Ok(txn.commit()?)).map_err(|error| index.failed(error))?;
+        index.totals.lock().add(change);
+        Ok(())
+    }
+
+    fn value<T>(
+        &self,
+        table: Table,
+        key: &[u8],
+        parse: impl FnOnce(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>, IndexError> {
+        let found = guarded(|| {
+            let table = self.txn.open_table(table)?;
+            let value = table.get(key)?;
+            Ok(value.and_then(|value| parsed(key, value.value(), parse)))
+        });
+        found.map_err(|error| self.index.failed(error))
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        table: Table,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), IndexError> {
+        let inserted = guarded(|| {
+            self.txn.open_table(table)?.insert(key, value)?;
+            Ok(())
+        });
+        inserted.map_err(|error| self.index.failed(error))
+    }
+
+    fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), IndexError> {
+        let removed = guarded(|| {
+            self.txn.open_table(table)?.remove(key)?;
+            Ok(())
+        });
+        removed.map_err(|error| self.index.failed(error))
+    }
+
+    fn remove_all(&mut self, table: Table, id: ContentId) -> Result<(), IndexError> {
+        let keys = keys_of(id);
+        let removed = guarded(|| {
+            let mut table = self.txn.open_table(table)?;
+            table.retain_in(keys.start().as_slice()..=keys.end().as_slice(), |_, _| {
+                false
+            })?;
+            Ok(())
+        });
+        removed.map_err(|error| self.index.failed(error))
+    }
+
+    pub(super) fn content(&self, id: ContentId) -> Result<Option<ContentRecord>, IndexError> {
+        self.value(CONTENTS, id.as_bytes(), ContentRecord::from_value)
+    }
+
+    pub(super) fn put_content(
+        &mut self,
+        id: ContentId,
+        record: &ContentRecord,
+    ) -> Result<(), IndexError> {
+        if let Some(old) = self.content(id)? {
+            self.change.subtract(Totals::of_content(&old));
+        }
+        self.change.add(Totals::of_content(record));
+        self.insert(CONTENTS, id.as_bytes(), &record.to_value())
+    }
+
+    /// Removes what is known of a content, but for paths and shares.
+    pub(super) fn remove_content(&mut self, id: ContentId) -> Result<(), IndexError> {
+        if let Some(old) = self.content(id)? {
+            self.change.subtract(Totals::of_content(&old));
+        }
+        self.remove(CONTENTS, id.as_bytes())?;
+        self.remove(HELD, id.as_bytes())?;
+        self.remove_all(OUTLINES, id)?;
+        self.remove_all(MANIFESTS, id)
+    }
+
+    pub(super) fn path(&self, path: &[u8]) -> Result<Option<PathRecord>, IndexError> {
+        self.value(PATHS, path, PathRecord::from_value)
+    }
+
+    pub(super) fn put_path(&mut self, path: &[u8], record: &PathRecord) -> Result<(), IndexError> {
+        self.remove_path(path)?;
+        self.change.add(Totals::of_path(record));
+        self.insert(PATHS, path, &record.to_value())?;
+        self.insert(COPIES, &copy_key(record.id, path), &[])
+    }
+
+    pub(super) fn remove_path(&mut self, path: &[u8]) -> Result<(), IndexError> {
+        if let Some(old) = self.path(path)? {
+            self.change.subtract(Totals::of_path(&old));
+            self.remove(COPIES, &copy_key(old.id, path))?;
+        }
+        self.remove(PATHS, path)
+    }
+
+    /// Leaves a download that is gone out of the quota.
+    pub(super) fn stop_counting(&mut self, path: &[u8]) -> Result<(), IndexError> {
+        match self.path(path)? {
+            Some(known) if known.download => self.put_path(
+                path,
+                &PathRecord {
+                    download: false,
+                    ..known
+                },
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn put_held(
+        &mut self,
+        id: ContentId,
+        record: &HeldRecord,
+    ) -> Result<(), IndexError> {
+        self.insert(HELD, id.as_bytes(), &record.to_value())
+    }
+
+    pub(super) fn remove_held(&mut self, id: ContentId) -> Result<(), IndexError> {
+        self.remove(HELD, id.as_bytes())
+    }
+
+    pub(super) fn put_outline(
+        &mut self,
+        id: ContentId,
+        parts: &[(u32, Vec<ChainingValue>)],
+    ) -> Result<(), IndexError> {
+        for (page, values) in parts {
+            self.insert(OUTLINES, &outline_key(id, *page), &outline_value(values))?;
+        }
+        Ok(())
+    }
+
+    /// All of an outline that was computed here.
+    pub(super) fn put_whole_outline(
+        &mut self,
+        id: ContentId,
+        outline: &crate::content::Outline,
+    ) -> Result<(), IndexError> {
+        if let Some(top) = outline.top() {
+            self.insert(OUTLINES, &outline_key(id, TOP), &outline_value(top))?;
+        }
+        for page in 0..outline.geometry().pages() {
+            // A page of one block is in the top.
+            if let Some(values) = outline.page(page).filter(|values| values.len() > 1) {
+                self.insert(OUTLINES, &outline_key(id, page), &outline_value(values))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The publishers whose manifests are kept for a content.
+    pub(super) fn manifest_publishers(
+        &self,
+        id: ContentId,
+    ) -> Result<Vec<PublisherKey>, IndexError> {
+        let keys = keys_of(id);
+        let listed = guarded(|| {
+            let table = self.txn.open_table(MANIFESTS)?;
+            let mut publishers = Vec::new();
+            for entry in table.range(keys.start().as_slice()..=keys.end().as_slice())? {
+                let (key, _) = entry?;
+                let bytes = key
+                    .value()
+                    .get(32..)
+                    .and_then(|bytes| bytes.try_into().ok());
+                publishers.extend(bytes.map(PublisherKey::from_bytes));
+            }
+            Ok(publishers)
+        });
+        listed.map_err(|error| self.index.failed(error))
+    }
+
+    pub(super) fn put_manifest(
+        &mut self,
+        id: ContentId,
+        publisher: &PublisherKey,
+        bytes: &[u8],
+    ) -> Result<(), IndexError> {
+        self.insert(
+            MANIFESTS,
+            &manifest_key(id, publisher),
+            &manifest_value(bytes),
+        )
+    }
+
+    pub(super) fn remove_manifest(
+        &mut self,
+        id: ContentId,
+        publisher: &PublisherKey,
+    ) -> Result<(), IndexError> {
+        self.remove(MANIFESTS, &manifest_key(id, publisher))
+    }
+
+    pub(super) fn put_share(&mut self, path: &[u8], share: &ShareRecord) -> Result<(), IndexError> {
+        self.insert(SHARES, path, &share.to_value())
+    }
+
+    pub(super) fn remove_share(&mut self, path: &[u8]) -> Result<Option<ShareRecord>, IndexError> {
+        let old = self.value(SHARES, path, ShareRecord::from_value)?;
+        self.remove(SHARES, path)?;
+        Ok(old)
+    }
+}
