@@ -30,7 +30,9 @@ fn bytes(len: usize, seed: u64) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_goes_from_one_node_to_another() {
     let dir = tempfile::tempdir().unwrap();
-    let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .try_init();
     let a = node(&dir.path().join("a"), &[]).await;
     let b = node(&dir.path().join("b"), &a.addresses()).await;
     for len in [0, 1, 262_143, 262_144, 262_145, 5_000_000] {
@@ -38,9 +40,18 @@ async fn a_file_goes_from_one_node_to_another() {
         let path = dir.path().join(format!("file {len}"));
         std::fs::write(&path, &data).unwrap();
         let shared = a.share(&path).await.unwrap();
-        assert_eq!(shared.id.to_string(), blake3::hash(&data).to_hex().to_string());
+        assert_eq!(
+            shared.id.to_string(),
+            blake3::hash(&data).to_hex().to_string()
+        );
         let target = dir.path().join(format!("copy {len}"));
-        let fetch = b.fetch(shared.id).to(&target).timeout(Duration::from_secs(10)).start().await.unwrap();
+        let fetch = b
+            .fetch(shared.id)
+            .to(&target)
+            .timeout(Duration::from_secs(10))
+            .start()
+            .await
+            .unwrap();
         let fetched = fetch.await.unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), data);
         assert_eq!(fetched.size, len as u64);

@@ -207,7 +207,10 @@ mod tests {
             }
             most = most.max(in_this_minute);
         }
-        assert!((8..40).contains(&most), "{most} in the busiest minute of 132");
+        assert!(
+            (8..40).contains(&most),
+            "{most} in the busiest minute of 132"
+        );
     }
 
     #[test]

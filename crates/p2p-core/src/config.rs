@@ -69,7 +69,9 @@ impl Config {
             ("limits.download", self.limits.download),
         ] {
             if rate.is_some_and(|rate| rate < MIN_RATE) {
-                problems.push(format!("{key}: at least {MIN_RATE} bytes a second are needed"));
+                problems.push(format!(
+                    "{key}: at least {MIN_RATE} bytes a second are needed"
+                ));
             }
         }
         problems

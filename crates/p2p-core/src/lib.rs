@@ -32,11 +32,11 @@
 //! `store` know `content` and not each other; `content` knows nothing. Only `net` imports libp2p, and none of its types
 //! is part of this interface.
 #![forbid(unsafe_code)]
-#![warn(missing_docs, unreachable_pub)]
+#![warn(missing_docs)]
 
 mod announce;
 mod config;
-mod content;
+pub mod content;
 mod download;
 mod net;
 mod node;

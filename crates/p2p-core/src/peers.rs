@@ -403,8 +403,14 @@ mod tests {
             peers.on_found(node(n), None, FoundBy::Dht, seen);
         }
         assert!(peers.list().len() <= MAX_KNOWN + 2);
-        assert!(peers.is_connected(node(2)), "a connected peer is never forgotten");
-        assert!(peers.info(node(1)).is_none(), "the longest unseen goes first");
+        assert!(
+            peers.is_connected(node(2)),
+            "a connected peer is never forgotten"
+        );
+        assert!(
+            peers.info(node(1)).is_none(),
+            "the longest unseen goes first"
+        );
     }
 
     #[test]

@@ -242,10 +242,16 @@ mod tests {
     fn aliases_and_no_command() {
         let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(|cli| cli.command);
         assert!(matches!(parse("p2p-node"), Ok(None)));
-        assert!(matches!(parse("p2p-node send x"), Ok(Some(Command::Share(_)))));
+        assert!(matches!(
+            parse("p2p-node send x"),
+            Ok(Some(Command::Share(_)))
+        ));
         let id = "ab".repeat(32);
         for name in ["get", "receive", "recv"] {
-            assert!(matches!(parse(&format!("p2p-node {name} {id} --timeout 1m")), Ok(Some(Command::Get(_)))));
+            assert!(matches!(
+                parse(&format!("p2p-node {name} {id} --timeout 1m")),
+                Ok(Some(Command::Get(_)))
+            ));
         }
         assert!(parse(&format!("p2p-node get {id} --overwrite --rename")).is_err());
         assert!(parse("p2p-node get nonsense").is_err());

@@ -16,7 +16,11 @@ pub struct Context {
 impl Context {
     pub fn new(node: Node) -> Self {
         let rescan = Rescan::start(node.clone());
-        Self { node, rescan, stop: Notify::new() }
+        Self {
+            node,
+            rescan,
+            stop: Notify::new(),
+        }
     }
 
     /// Asks the process to stop.

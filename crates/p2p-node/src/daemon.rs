@@ -72,7 +72,12 @@ async fn serve(
     printer.reply(&Reply::Ready(Ready {
         peer: context.node.id().to_string(),
         publisher: context.node.publisher().to_string(),
-        addresses: context.node.addresses().iter().map(ToString::to_string).collect(),
+        addresses: context
+            .node
+            .addresses()
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         api,
         data_dir: settings.core.data_dir.display().to_string(),
     }))?;
@@ -104,7 +109,9 @@ impl Drop for AbortOnDrop {
 
 async fn start_api(settings: &Settings, context: &Arc<Context>) -> Result<Option<Server>, Failure> {
     let token = auth::load_or_create_token(&settings.token_file())?;
-    let Some(listener) = Listener::bind(&settings.api).await? else { return Ok(None) };
+    let Some(listener) = Listener::bind(&settings.api).await? else {
+        return Ok(None);
+    };
     note_address(&settings.api_address_file(), &listener.endpoint())?;
     Ok(Some(Server::start(Arc::clone(context), listener, token)))
 }
@@ -138,7 +145,12 @@ fn share_all(
 }
 
 async fn share_one(context: &Context, configured: ConfiguredShare) -> Result<Reply, Failure> {
-    let ConfiguredShare { path, name, unlisted, watch } = configured;
+    let ConfiguredShare {
+        path,
+        name,
+        unlisted,
+        watch,
+    } = configured;
     let mut sharing = context.node.share(&path).unlisted(unlisted);
     if let Some(name) = &name {
         sharing = sharing.name(name.clone());
@@ -149,11 +161,22 @@ async fn share_one(context: &Context, configured: ConfiguredShare) -> Result<Rep
             Ok(shared) => (Some(shared.id), shared.path.clone()),
             Err(_) => (None, path.clone()),
         };
-        context.rescan.watch(Watched { path, name, unlisted, id }).await?;
+        context
+            .rescan
+            .watch(Watched {
+                path,
+                name,
+                unlisted,
+                id,
+            })
+            .await?;
     }
     let shared = shared.map_err(|error| {
         let failure = Failure::from(error);
-        Failure { message: format!("not shared: {}: {}", path.display(), failure.message), ..failure }
+        Failure {
+            message: format!("not shared: {}: {}", path.display(), failure.message),
+            ..failure
+        }
     })?;
     Ok(Reply::Shared(share::describe(&shared)))
 }

@@ -23,7 +23,10 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code: Cow::Borrowed(code), message: message.into() }
+        Self {
+            code: Cow::Borrowed(code),
+            message: message.into(),
+        }
     }
 
     /// The user asked for something that cannot be meant: a bad id, flag or setting.
@@ -157,7 +160,13 @@ mod tests {
             }
         }
         let disk = || std::io::Error::other("disk on fire");
-        assert_eq!(Failure::of("io", &Outer(disk(), "cannot write")).message, "cannot write: disk on fire");
-        assert_eq!(Failure::of("io", &Outer(disk(), "disk on fire, sorry")).message, "disk on fire, sorry");
+        assert_eq!(
+            Failure::of("io", &Outer(disk(), "cannot write")).message,
+            "cannot write: disk on fire"
+        );
+        assert_eq!(
+            Failure::of("io", &Outer(disk(), "disk on fire, sorry")).message,
+            "disk on fire, sorry"
+        );
     }
 }

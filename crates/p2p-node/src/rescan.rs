@@ -40,11 +40,17 @@ pub struct Rescan {
 impl Rescan {
     pub fn start(node: Node) -> Self {
         let (wanted, requests) = mpsc::channel(QUEUE);
-        Self { wanted, task: tokio::spawn(run(node, requests)) }
+        Self {
+            wanted,
+            task: tokio::spawn(run(node, requests)),
+        }
     }
 
     pub async fn watch(&self, share: Watched) -> Result<(), Failure> {
-        self.wanted.send(share).await.map_err(|_| Failure::new("stopped", "the node is stopping"))
+        self.wanted
+            .send(share)
+            .await
+            .map_err(|_| Failure::new("stopped", "the node is stopping"))
     }
 }
 
@@ -79,8 +85,12 @@ async fn round(node: &Node, list: &mut Vec<Watched>) {
     if list.is_empty() {
         return;
     }
-    let Ok(shares) = node.shares().await else { return };
-    list.retain(|watched| watched.id.is_none() || shares.iter().any(|share| share.path == watched.path));
+    let Ok(shares) = node.shares().await else {
+        return;
+    };
+    list.retain(|watched| {
+        watched.id.is_none() || shares.iter().any(|share| share.path == watched.path)
+    });
     for watched in list {
         let mut share = node.share(&watched.path).unlisted(watched.unlisted);
         if let Some(name) = &watched.name {
@@ -96,7 +106,9 @@ async fn round(node: &Node, list: &mut Vec<Watched>) {
                     withdraw(node, before, &watched.path).await;
                 }
             }
-            Err(error) => tracing::debug!(path = %watched.path.display(), %error, "a watched share cannot be read now"),
+            Err(error) => {
+                tracing::debug!(path = %watched.path.display(), %error, "a watched share cannot be read now")
+            }
         }
     }
 }
@@ -104,8 +116,12 @@ async fn round(node: &Node, list: &mut Vec<Watched>) {
 /// Withdraws the former form of a share if the node still offers it under this path.
 async fn withdraw(node: &Node, before: Option<ContentId>, path: &Path) {
     let Some(before) = before else { return };
-    let Ok(shares) = node.shares().await else { return };
-    let still_offered = shares.iter().any(|share| share.id == before && share.path == *path);
+    let Ok(shares) = node.shares().await else {
+        return;
+    };
+    let still_offered = shares
+        .iter()
+        .any(|share| share.id == before && share.path == *path);
     if still_offered && let Err(error) = node.unshare(ShareRef::Id(before)).await {
         tracing::warn!(id = %before, %error, "the former form of a share cannot be withdrawn");
     }

@@ -42,7 +42,11 @@ pub enum Session {
 }
 
 /// Opens a session, carries out `request`, prints the answer; the exit code.
-pub async fn perform(settings: &Settings, request: Request, printer: &mut Printer) -> Result<u8, Failure> {
+pub async fn perform(
+    settings: &Settings,
+    request: Request,
+    printer: &mut Printer,
+) -> Result<u8, Failure> {
     let mut signals = Signals::listen()?;
     let purpose = match &request {
         Request::Share(_) | Request::Get(_) | Request::List(_) => Purpose::Alone,
@@ -104,7 +108,10 @@ async fn converse(
 
 fn cut(resumable: bool) -> Failure {
     if resumable {
-        Failure::new("interrupted", "the daemon stopped; run the same command again to resume")
+        Failure::new(
+            "interrupted",
+            "the daemon stopped; run the same command again to resume",
+        )
     } else {
         Failure::new("stopped", "the daemon stopped before it had answered")
     }
@@ -115,7 +122,9 @@ impl Session {
     pub async fn open(settings: &Settings, purpose: Purpose) -> Result<Self, Failure> {
         match (Client::probe(settings).await?, purpose) {
             (Probe::Ours(client), _) => Ok(Self::Daemon(client)),
-            (_, Purpose::Alone) => Ok(Self::Own(Arc::new(Context::new(start_own(&settings.core).await?)))),
+            (_, Purpose::Alone) => Ok(Self::Own(Arc::new(Context::new(
+                start_own(&settings.core).await?,
+            )))),
             (Probe::Nobody(place), Purpose::Daemon) => Err(Failure::new(
                 "no_daemon",
                 format!("no daemon is running (looked at {place}); start one with: p2p-node run"),
@@ -132,15 +141,23 @@ impl Session {
     }
 
     /// Starts a request. Dropping the answer cancels it.
-    pub async fn ask(&self, request: Request) -> Result<BoxStream<'static, Result<Reply, Failure>>, Failure> {
+    pub async fn ask(
+        &self,
+        request: Request,
+    ) -> Result<BoxStream<'static, Result<Reply, Failure>>, Failure> {
         match self {
             Self::Daemon(client) => client.command(&request).await,
-            Self::Own(context) => Ok(commands::start(Arc::clone(context), request).map(Ok).boxed()),
+            Self::Own(context) => Ok(commands::start(Arc::clone(context), request)
+                .map(Ok)
+                .boxed()),
         }
     }
 
     /// Verified bytes of a content, in order.
-    pub async fn cat(&self, request: CatRequest) -> Result<BoxStream<'static, Result<Bytes, Failure>>, Failure> {
+    pub async fn cat(
+        &self,
+        request: CatRequest,
+    ) -> Result<BoxStream<'static, Result<Bytes, Failure>>, Failure> {
         match self {
             Self::Daemon(client) => client.cat(&request).await,
             Self::Own(context) => {
@@ -166,7 +183,10 @@ impl Session {
 
 /// Stops a node in order, within the time a user is ready to wait.
 pub async fn stop(node: &Node) {
-    if tokio::time::timeout(STOP_DEADLINE, node.clone().shutdown()).await.is_err() {
+    if tokio::time::timeout(STOP_DEADLINE, node.clone().shutdown())
+        .await
+        .is_err()
+    {
         tracing::warn!("the node did not stop in time");
     }
 }
@@ -174,7 +194,12 @@ pub async fn stop(node: &Node) {
 /// A node on free ports; beside the data directory's own node if one is using it.
 async fn start_own(settings: &Config) -> Result<Node, Failure> {
     let mut config = settings.clone();
-    config.network.listen = settings.network.listen.iter().map(any_port).collect::<Result<_, _>>()?;
+    config.network.listen = settings
+        .network
+        .listen
+        .iter()
+        .map(any_port)
+        .collect::<Result<_, _>>()?;
     let mut locked = match Node::start(config.clone()).await {
         Err(error @ StartError::Locked { .. }) => error,
         started => return Ok(started?),
@@ -209,7 +234,8 @@ fn any_port(address: &Address) -> Result<Address, Failure> {
         })
         .collect();
     let any = parts.join("/");
-    any.parse().map_err(|error| Failure::new("config", format!("network.listen: {any}: {error}")))
+    any.parse()
+        .map_err(|error| Failure::new("config", format!("network.listen: {any}: {error}")))
 }
 
 #[cfg(test)]
@@ -220,7 +246,9 @@ mod tests {
     fn only_the_port_is_freed() {
         let free = |text: &str| {
             let address: Address = text.parse().expect("a valid address");
-            any_port(&address).map(|address| address.to_string()).expect("still valid")
+            any_port(&address)
+                .map(|address| address.to_string())
+                .expect("still valid")
         };
         assert_eq!(free("/ip4/0.0.0.0/tcp/4711"), "/ip4/0.0.0.0/tcp/0");
         assert_eq!(free("/ip6/::/udp/4711/quic-v1"), "/ip6/::/udp/0/quic-v1");

@@ -47,7 +47,11 @@ impl FromStr for Size {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let wrong = || UnitError(format!("{text:?} is not a size; write it like \"10GB\", \"64MiB\" or \"512kB\""));
+        let wrong = || {
+            UnitError(format!(
+                "{text:?} is not a size; write it like \"10GB\", \"64MiB\" or \"512kB\""
+            ))
+        };
         let (number, unit) = split_number(text.trim()).ok_or_else(wrong)?;
         let factor = SIZE_UNITS
             .iter()
@@ -75,7 +79,9 @@ impl fmt::Display for Size {
 
 /// Splits `"1.5GB"` into `("1.5", "GB")`; at least one digit, at most one point.
 fn split_number(text: &str) -> Option<(&str, &str)> {
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let digits = number.bytes().filter(u8::is_ascii_digit).count();
     (digits > 0 && number.len() - digits <= 1).then_some((number, unit.trim()))
@@ -84,12 +90,19 @@ fn split_number(text: &str) -> Option<(&str, &str)> {
 /// `number * factor`, where the number may have decimals; rounds down. `None` when it does not fit.
 fn scale(number: &str, factor: u128) -> Option<u128> {
     let (whole, decimals) = number.split_once('.').unwrap_or((number, ""));
-    let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let whole: u128 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().ok()?
+    };
     // More decimals than this cannot change a whole number of bytes or nanoseconds of any accepted unit.
     let decimals = decimals.get(..decimals.len().min(15))?;
     let fraction = match decimals.len() {
         0 => 0,
-        len => decimals.parse::<u128>().ok()?.checked_mul(factor)? / 10u128.checked_pow(u32::try_from(len).ok()?)?,
+        len => {
+            decimals.parse::<u128>().ok()?.checked_mul(factor)?
+                / 10u128.checked_pow(u32::try_from(len).ok()?)?
+        }
     };
     whole.checked_mul(factor)?.checked_add(fraction)
 }
@@ -106,11 +119,19 @@ impl FromStr for Rate {
         if text.eq_ignore_ascii_case("unlimited") {
             return Ok(Self(None));
         }
-        let Size(bytes) = text.strip_suffix("/s").unwrap_or(text).parse().map_err(|_| {
-            UnitError(format!("{text:?} is not a rate; write \"unlimited\" or bytes a second like \"10MB\""))
-        })?;
+        let Size(bytes) = text
+            .strip_suffix("/s")
+            .unwrap_or(text)
+            .parse()
+            .map_err(|_| {
+                UnitError(format!(
+                    "{text:?} is not a rate; write \"unlimited\" or bytes a second like \"10MB\""
+                ))
+            })?;
         if bytes == 0 {
-            return Err(UnitError("a rate of 0 would stop everything; write \"unlimited\" or e.g. \"1kB\"".into()));
+            return Err(UnitError(
+                "a rate of 0 would stop everything; write \"unlimited\" or e.g. \"1kB\"".into(),
+            ));
         }
         Ok(Self(Some(bytes)))
     }
@@ -165,7 +186,11 @@ serde_as_text!(Size: "a size like \"10GB\"", Rate: "\"unlimited\" or a rate like
 
 /// Parses `"30s"`, `"500ms"`, `"1h30m"`, `"1d"`; a bare number counts seconds.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
-    let wrong = || UnitError(format!("{text:?} is not a duration; write it like \"30s\", \"5m\" or \"1h30m\""));
+    let wrong = || {
+        UnitError(format!(
+            "{text:?} is not a duration; write it like \"30s\", \"5m\" or \"1h30m\""
+        ))
+    };
     let mut rest = text.trim();
     if rest.is_empty() {
         return Err(wrong());
@@ -173,7 +198,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let mut total = Duration::ZERO;
     while !rest.is_empty() {
         let (number, tail) = split_number(rest).ok_or_else(wrong)?;
-        let end = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
+        let end = tail
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .unwrap_or(tail.len());
         let (unit, after) = tail.split_at(end);
         let nanos: u128 = match unit.to_ascii_lowercase().as_str() {
             "ms" => 1_000_000,
@@ -183,8 +210,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
             "d" => 86_400_000_000_000,
             _ => return Err(wrong()),
         };
-        let nanos = scale(number, nanos).and_then(|nanos| u64::try_from(nanos).ok()).ok_or_else(wrong)?;
-        total = total.checked_add(Duration::from_nanos(nanos)).ok_or_else(wrong)?;
+        let nanos = scale(number, nanos)
+            .and_then(|nanos| u64::try_from(nanos).ok())
+            .ok_or_else(wrong)?;
+        total = total
+            .checked_add(Duration::from_nanos(nanos))
+            .ok_or_else(wrong)?;
         rest = after.trim_start();
     }
     Ok(total)
@@ -205,7 +236,11 @@ pub fn human_size(bytes: u64) -> String {
         value /= 1000.0;
         unit = next;
     }
-    if value < 9.95 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
+    if value < 9.95 {
+        format!("{value:.1} {unit}")
+    } else {
+        format!("{value:.0} {unit}")
+    }
 }
 
 /// `"0.4s"`, `"12s"`, `"2m03s"`, `"3h12m"`, `"2d4h"`.
@@ -237,14 +272,37 @@ mod tests {
         assert_eq!(size("0.1MiB"), Some(104_857));
         assert_eq!(size("512"), Some(512));
         assert_eq!(size("18446744073709551615B"), Some(u64::MAX));
-        for bad in ["", "GB", "-1GB", "1..5GB", "1.2.3", "10 XB", "1e9", "99999999999TB", ".", "1GB2", "٣GB"] {
+        for bad in [
+            "",
+            "GB",
+            "-1GB",
+            "1..5GB",
+            "1.2.3",
+            "10 XB",
+            "1e9",
+            "99999999999TB",
+            ".",
+            "1GB2",
+            "٣GB",
+        ] {
             assert_eq!(size(bad), None, "{bad:?}");
         }
     }
 
     #[test]
     fn a_shown_size_reads_back_exactly() {
-        for bytes in [0, 1, 999, 1000, 1024, 64_000_000, 64 << 20, 50_000_000_000, 1 << 40, u64::MAX] {
+        for bytes in [
+            0,
+            1,
+            999,
+            1000,
+            1024,
+            64_000_000,
+            64 << 20,
+            50_000_000_000,
+            1 << 40,
+            u64::MAX,
+        ] {
             assert_eq!(size(&Size(bytes).to_string()), Some(bytes));
         }
         assert_eq!(Size(50_000_000_000).to_string(), "50GB");

@@ -1,65 +1,8 @@
-//! The program as a process: what it prints, where, and how it exits. Nothing here needs a network; each test has its own
-//! home folder, so that no settings of the machine leak in.
+//! The program as a process: what it prints, where, and how it exits. Nothing here needs a network.
 
-use std::path::Path;
-use std::process::{Command, Output};
+mod common;
 
-use serde_json::Value;
-use tempfile::TempDir;
-
-struct Home(TempDir);
-
-impl Home {
-    fn new() -> Self {
-        Self(tempfile::tempdir().expect("a temporary folder"))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path().join(name), text).expect("written");
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_p2p-node"));
-        command.args(arguments).current_dir(self.path()).env("HOME", self.path());
-        for variable in ["XDG_CONFIG_HOME", "XDG_DATA_HOME", "RUST_LOG"] {
-            command.env_remove(variable);
-        }
-        for (variable, _) in std::env::vars_os() {
-            if variable.to_string_lossy().starts_with("P2P_NODE_") {
-                command.env_remove(variable);
-            }
-        }
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Ran {
-        Ran(self.command(arguments).output().expect("the program starts"))
-    }
-}
-
-struct Ran(Output);
-
-impl Ran {
-    fn code(&self) -> Option<i32> {
-        self.0.status.code()
-    }
-
-    fn out(&self) -> String {
-        String::from_utf8_lossy(&self.0.stdout).into_owned()
-    }
-
-    fn err(&self) -> String {
-        String::from_utf8_lossy(&self.0.stderr).into_owned()
-    }
-
-    fn objects(&self) -> Vec<Value> {
-        self.out().lines().map(|line| serde_json::from_str(line).expect("only JSON objects on stdout")).collect()
-    }
-}
+use common::Home;
 
 /// Nothing listens on port 1, and nothing of the network is touched.
 const QUIET: &str = "[network]\nlisten = []\nmdns = false\ndht = \"off\"\nupnp = false\nrelay = \"off\"\n\
@@ -82,7 +25,11 @@ fn usage_errors_exit_with_2() {
     for line in lines {
         let ran = home.run(line);
         assert_eq!(ran.code(), Some(2), "{line:?}: {}", ran.err());
-        assert!(ran.out().is_empty(), "{line:?} wrote to stdout: {}", ran.out());
+        assert!(
+            ran.out().is_empty(),
+            "{line:?} wrote to stdout: {}",
+            ran.out()
+        );
         assert!(!ran.err().is_empty(), "{line:?} did not say why");
     }
 }
@@ -94,7 +41,10 @@ fn usage_errors_are_objects_with_json() {
     assert_eq!(ran.code(), Some(2));
     let objects = ran.objects();
     assert_eq!(objects.len(), 1);
-    assert_eq!((objects[0]["type"].as_str(), objects[0]["code"].as_str()), (Some("error"), Some("usage")));
+    assert_eq!(
+        (objects[0]["type"].as_str(), objects[0]["code"].as_str()),
+        (Some("error"), Some("usage"))
+    );
 }
 
 #[test]
@@ -105,7 +55,11 @@ fn an_unknown_setting_is_named_with_a_suggestion_and_its_line() {
         let ran = home.run(arguments);
         assert_eq!(ran.code(), Some(2), "{arguments:?}: {}", ran.err());
         for part in ["node.toml:2", "bootsrap", "did you mean \"bootstrap\"?"] {
-            assert!(ran.err().contains(part), "{part} is missing in {}", ran.err());
+            assert!(
+                ran.err().contains(part),
+                "{part} is missing in {}",
+                ran.err()
+            );
         }
     }
     let json = home.run(&["--json", "config", "check"]);
@@ -118,7 +72,10 @@ fn a_named_file_must_exist() {
     let ran = home.run(&["--config", "absent.toml", "config", "check"]);
     assert_eq!(ran.code(), Some(2));
     assert!(ran.err().contains("absent.toml"), "{}", ran.err());
-    let by_environment = home.command(&["config", "check"]).env("P2P_NODE_CONFIG", "absent.toml").output();
+    let by_environment = home
+        .command(&["config", "check"])
+        .env("P2P_NODE_CONFIG", "absent.toml")
+        .output();
     assert_eq!(by_environment.expect("starts").status.code(), Some(2));
 }
 
@@ -126,10 +83,22 @@ fn a_named_file_must_exist() {
 fn commands_about_the_daemon_say_that_none_runs() {
     let home = Home::new();
     home.write("node.toml", QUIET);
-    for arguments in [&["status"][..], &["peers"], &["id"], &["shares"], &["shutdown"], &["ls"]] {
+    for arguments in [
+        &["status"][..],
+        &["peers"],
+        &["id"],
+        &["shares"],
+        &["shutdown"],
+        &["ls"],
+    ] {
         let ran = home.run(arguments);
         assert_eq!(ran.code(), Some(1), "{arguments:?}: {}", ran.err());
-        assert!(ran.err().contains("no daemon is running (looked at 127.0.0.1:1)"), "{}", ran.err());
+        assert!(
+            ran.err()
+                .contains("no daemon is running (looked at 127.0.0.1:1)"),
+            "{}",
+            ran.err()
+        );
         assert!(ran.err().contains("p2p-node run"), "{}", ran.err());
     }
     let json = home.run(&["--json", "status"]);
@@ -160,7 +129,11 @@ fn init_writes_settings_and_keys_once() {
     std::fs::write(&config, format!("{written}# mine\n")).expect("changed");
     let again = home.run(&["init", "there"]);
     assert_eq!(again.code(), Some(13), "{}", again.err());
-    assert!(std::fs::read_to_string(&config).expect("still there").ends_with("# mine\n"));
+    assert!(
+        std::fs::read_to_string(&config)
+            .expect("still there")
+            .ends_with("# mine\n")
+    );
 
     let check = home.run(&["--config", "there/node.toml", "config", "check"]);
     assert_eq!(check.code(), Some(0), "{}", check.err());
@@ -190,11 +163,17 @@ fn completions_help_and_version() {
         assert_eq!(ran.code(), Some(0));
         assert!(ran.out().contains("p2p-node"), "{shell}");
     }
-    assert_eq!(home.run(&["--version"]).out().trim(), format!("p2p-node {}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        home.run(&["--version"]).out().trim(),
+        format!("p2p-node {}", env!("CARGO_PKG_VERSION"))
+    );
     let help = home.run(&["--help"]);
     assert_eq!(help.code(), Some(0));
     for command in ["run", "share", "get", "peers", "providers"] {
-        assert!(help.out().contains(command), "{command} is missing in the help");
+        assert!(
+            help.out().contains(command),
+            "{command} is missing in the help"
+        );
     }
 }
 
@@ -206,5 +185,8 @@ fn get_without_daemon_or_provider_is_not_found() {
     let ran = home.run(&["--json", "get", &"ab".repeat(32), "--timeout", "500ms"]);
     assert_eq!(ran.code(), Some(3), "{} {}", ran.out(), ran.err());
     let last = ran.objects().pop().expect("an object");
-    assert_eq!((last["type"].as_str(), last["code"].as_str()), (Some("error"), Some("not_found")));
+    assert_eq!(
+        (last["type"].as_str(), last["code"].as_str()),
+        (Some("error"), Some("not_found"))
+    );
 }

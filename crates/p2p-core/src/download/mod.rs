@@ -70,6 +70,5 @@ mod types;
 pub(crate) use pieces::{Pieces, PiecesError};
 pub(crate) use scheduler::Scheduler;
 pub(crate) use types::{
-    Action, Arrival, Config, DropReason, Fault, Holdings, NewError, Progress, RequestId, SourceId,
-    Stall, State,
+    Action, Arrival, Config, DropReason, Fault, Holdings, RequestId, SourceId, Stall, State,
 };

@@ -377,6 +377,7 @@ impl Scheduler {
     }
 
     /// The pieces stored so far, those held at the start included.
+    #[cfg(test)]
     pub(crate) fn stored(&self) -> &BlockSet {
         &self.stored
     }
@@ -387,6 +388,7 @@ impl Scheduler {
     }
 
     /// The piece space.
+    #[cfg(test)]
     pub(crate) fn pieces(&self) -> &Pieces {
         &self.pieces
     }

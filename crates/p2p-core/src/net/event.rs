@@ -115,7 +115,10 @@ pub(crate) enum NetEvent {
         result: Result<(EndStatus, u32), NetFault>,
     },
     /// The DHT names providers.
-    ProvidersFound { lookup: LookupId, peers: Vec<NodeId> },
+    ProvidersFound {
+        lookup: LookupId,
+        peers: Vec<NodeId>,
+    },
     /// A walk for providers has ended.
     LookupEnded { lookup: LookupId },
     /// The DHT's servers hold, or do not hold, our record.

@@ -23,18 +23,16 @@ use libp2p::{
     swarm::dial_opts::{DialOpts, PeerCondition},
 };
 
-pub(crate) use self::{
-    block_codec::{FRAME_QUEUE, Reception},
-    event::{
-        AnswerSlot, BlocksId, LookupId, NetEvent, NetFault, QueryId, ReplySlot, UploadId,
-    },
-};
 use self::{
     behaviour::Behaviour,
     block_codec::{BlocksAnswer, BlocksAsk},
     records::SWEEP_INTERVAL,
     transport::Guard,
     wire::{BlocksRequest, Frame, Query, Reply},
+};
+pub(crate) use self::{
+    block_codec::{FRAME_QUEUE, Reception},
+    event::{AnswerSlot, BlocksId, LookupId, NetEvent, NetFault, QueryId, ReplySlot, UploadId},
 };
 use crate::{
     config::{DhtMode, NetworkConfig},
@@ -95,14 +93,9 @@ impl Net {
         let with_relay = config.relay != crate::config::RelayMode::Off;
         let (transport, relay) = transport::build(&key.0, guard, with_relay)?;
         let behaviour = Behaviour::new(&key.0, config, max_peers, relay, agent)?;
-        let settings = libp2p::swarm::Config::with_tokio_executor()
-            .with_idle_connection_timeout(IDLE_TIMEOUT);
-        let mut swarm = Swarm::new(
-            transport,
-            behaviour,
-            key.0.public().to_peer_id(),
-            settings,
-        );
+        let settings =
+            libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
+        let mut swarm = Swarm::new(transport, behaviour, key.0.public().to_peer_id(), settings);
         for address in &config.listen {
             swarm
                 .listen_on(address.as_multiaddr().clone())
@@ -184,7 +177,11 @@ impl Net {
 
     /// Answers a peer's query. A peer that is gone is not told.
     pub(crate) fn reply(&mut self, slot: ReplySlot, reply: Reply) {
-        let _ = self.swarm.behaviour_mut().query.send_response(slot.0, reply);
+        let _ = self
+            .swarm
+            .behaviour_mut()
+            .query
+            .send_response(slot.0, reply);
     }
 
     /// Asks a connected peer for blocks; the frames go to `reception`.
@@ -246,7 +243,13 @@ impl Net {
 
     /// `server`, `client` or `off`.
     pub(crate) fn dht_mode(&self) -> &'static str {
-        match self.swarm.behaviour().kad.as_ref().map(kad::Behaviour::mode) {
+        match self
+            .swarm
+            .behaviour()
+            .kad
+            .as_ref()
+            .map(kad::Behaviour::mode)
+        {
             Some(kad::Mode::Server) => "server",
             Some(kad::Mode::Client) => "client",
             None => "off",

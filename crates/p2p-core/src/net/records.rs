@@ -184,7 +184,11 @@ impl RecordStore for Records {
     fn providers(&self, key: &RecordKey) -> Vec<ProviderRecord> {
         let own = self.own.get(key).into_iter();
         // The newest first: an answer has room for twenty.
-        let foreign = self.foreign.get(key).into_iter().flat_map(|held| held.iter().rev());
+        let foreign = self
+            .foreign
+            .get(key)
+            .into_iter()
+            .flat_map(|held| held.iter().rev());
         own.chain(foreign).cloned().collect()
     }
 
@@ -246,7 +250,9 @@ mod tests {
     #[test]
     fn addresses_are_capped() {
         let mut records = Records::new(PeerId::random(), Bounds::default());
-        records.add_provider(record(1, PeerId::random(), 8_000)).unwrap();
+        records
+            .add_provider(record(1, PeerId::random(), 8_000))
+            .unwrap();
         assert_eq!(records.providers(&key(1))[0].addresses.len(), 8);
     }
 
@@ -257,7 +263,9 @@ mod tests {
         records.add_provider(record(1, first, 1)).unwrap();
         let newest = PeerId::random();
         for _ in 0..63 {
-            records.add_provider(record(1, PeerId::random(), 1)).unwrap();
+            records
+                .add_provider(record(1, PeerId::random(), 1))
+                .unwrap();
         }
         records.add_provider(record(1, newest, 1)).unwrap();
         let held = records.providers(&key(1));

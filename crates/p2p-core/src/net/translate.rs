@@ -66,11 +66,9 @@ impl Net {
                 peer_id,
                 num_established: 0,
                 ..
-            } => {
-                Some(NetEvent::Disconnected {
-                    peer: node_id(peer_id)?,
-                })
-            }
+            } => Some(NetEvent::Disconnected {
+                peer: node_id(peer_id)?,
+            }),
             SwarmEvent::NewListenAddr { address: new, .. } => address(new).map(NetEvent::Listening),
             SwarmEvent::ExpiredListenAddr { address: old, .. } => {
                 Some(NetEvent::ListenEnded(address(old).into_iter().collect()))
@@ -344,9 +342,7 @@ fn on_kad(event: kad::Event) -> Option<NetEvent> {
             lookup,
             peers: providers.into_iter().filter_map(node_id).collect(),
         }),
-        kad::QueryResult::GetProviders(_) => {
-            step.last.then_some(NetEvent::LookupEnded { lookup })
-        }
+        kad::QueryResult::GetProviders(_) => step.last.then_some(NetEvent::LookupEnded { lookup }),
         kad::QueryResult::StartProviding(result) => Some(NetEvent::Announced {
             lookup,
             stored: result.is_ok(),

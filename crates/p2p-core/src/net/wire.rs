@@ -164,7 +164,10 @@ pub(crate) enum Frame {
     /// One block of item `item`.
     Block { item: u16, index: u32, bytes: Bytes },
     /// The values of all pages of the outline of item `item`.
-    Top { item: u16, values: Vec<ChainingValue> },
+    Top {
+        item: u16,
+        values: Vec<ChainingValue>,
+    },
     /// The values of the blocks of one page.
     Page {
         item: u16,

@@ -129,7 +129,11 @@ mod tests {
         let address: Address = "/ip4/192.168.1.7/tcp/4711".parse().unwrap();
         let mut peers = Peers::default();
         peers.on_connected(peer, address.clone(), false, false, now);
-        assert_eq!(of(&peers.list()), Book::default(), "it has not said what it speaks");
+        assert_eq!(
+            of(&peers.list()),
+            Book::default(),
+            "it has not said what it speaks"
+        );
         peers.on_identified(peer, "p2p-core".into(), vec![], true, now);
         write(dir.path(), &of(&peers.list()));
         let mut again = Peers::default();

@@ -96,7 +96,6 @@ pub(super) struct Driver {
     kept_at: Instant,
     had_dht: bool,
     pub(super) status: Status,
-    started: Instant,
 }
 
 /// A fetch that waits for another of the same content.
@@ -156,7 +155,6 @@ impl Driver {
             kept_at: now,
             had_dht: false,
             status,
-            started: now,
         }
     }
 
@@ -346,11 +344,7 @@ impl Driver {
         }
     }
 
-    fn with_session(
-        &mut self,
-        session: SessionId,
-        act: impl FnOnce(&mut Session, &mut Hands),
-    ) {
+    fn with_session(&mut self, session: SessionId, act: impl FnOnce(&mut Session, &mut Hands)) {
         if let Some(session) = self.sessions.get_mut(&session) {
             act(session, &mut self.hands);
         }
@@ -461,12 +455,9 @@ impl Driver {
         if self.sessions.values().any(|s| s.id == fetch.order.id) {
             return self.queued.push(fetch);
         }
-        self.hands.tell(Event::FetchStarted {
-            id: fetch.order.id,
-        });
+        self.hands.tell(Event::FetchStarted { id: fetch.order.id });
         let now = self.hands.now;
-        let mut session =
-            Session::new(number, *fetch.order, fetch.progress, fetch.reply, now);
+        let mut session = Session::new(number, *fetch.order, fetch.progress, fetch.reply, now);
         session.start(&mut self.hands);
         self.sessions.insert(number, session);
         self.dirty = true;
@@ -824,7 +815,6 @@ impl Driver {
         let (announced, due, failed) = self.announcer.counts();
         let listen = self.addresses();
         let status = &mut self.status;
-        status.uptime = now.saturating_duration_since(self.started);
         status.peers_connected = connected as u64;
         status.peers_known = peers.len().saturating_sub(connected) as u64;
         status.announced = announced;

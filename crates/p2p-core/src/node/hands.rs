@@ -75,8 +75,14 @@ pub(crate) enum Job {
         session: SessionId,
         result: Result<(), StoreError>,
     },
-    Replied { slot: ReplySlot, reply: Reply },
-    Uploaded { upload: UploadId, served: Served },
+    Replied {
+        slot: ReplySlot,
+        reply: Reply,
+    },
+    Uploaded {
+        upload: UploadId,
+        served: Served,
+    },
     Received,
     PeersWritten,
 }

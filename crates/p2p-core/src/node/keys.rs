@@ -179,7 +179,10 @@ mod tests {
         {
             use std::os::unix::fs::PermissionsExt;
             let path = data.join("node.key");
-            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(
+                fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+                0o600
+            );
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
             let error = Keys::load_or_create(&data).unwrap_err();
             assert!(matches!(error, KeyError::Exposed { .. }), "{error}");

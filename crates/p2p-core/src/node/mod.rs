@@ -20,7 +20,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -28,6 +28,14 @@ use tokio::{
     task::JoinSet,
 };
 
+use self::{
+    catalog::Catalog,
+    command::{COMMAND_QUEUE, Command},
+    driver::{Driver, clock},
+    event::EVENT_QUEUE,
+    hands::{Hands, Rates},
+    status::Published,
+};
 pub use self::{
     error::{ConnectError, FetchError, NodeError, NodeStopped, ShareError, StartError},
     event::{Event, Events},
@@ -40,19 +48,9 @@ pub use self::{
     share::{Announcement, Share, ShareInfo, ShareRef, ShareState, Shared},
     status::Status,
 };
-use self::{
-    catalog::Catalog,
-    command::{COMMAND_QUEUE, Command},
-    driver::{Driver, clock},
-    event::EVENT_QUEUE,
-    hands::{Hands, Rates},
-    status::Published,
-};
 use crate::{
     config::Config,
-    content::{
-        Address, NodeId, Provider, PublisherKey, SignedManifest, Ticket, TrustPolicy,
-    },
+    content::{Address, NodeId, Provider, PublisherKey, SignedManifest, Ticket, TrustPolicy},
     net::Net,
     peers::{PeerInfo, Peers},
     rate::RateLimit,
@@ -81,6 +79,7 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     events: broadcast::Sender<Event>,
     published: watch::Receiver<Published>,
+    started: Instant,
 }
 
 impl std::fmt::Debug for Inner {
@@ -178,6 +177,7 @@ impl Node {
                 commands: command_tx,
                 events,
                 published: watching,
+                started: now,
             }),
         })
     }
@@ -217,6 +217,7 @@ impl Node {
     #[must_use]
     pub fn status(&self) -> Status {
         let mut status = Status::clone(&self.inner.published.borrow().status);
+        status.uptime = clock().0.saturating_duration_since(self.inner.started);
         status.cache = self.inner.store.cache_stats();
         status.storage = self.inner.store.usage();
         status
@@ -255,6 +256,11 @@ impl Node {
         .await?;
         connected.await.map_err(|_| NodeStopped)??;
         Ok(peer)
+    }
+
+    /// Changes how much of the disk the node may use, in bytes. What is there already stays.
+    pub fn set_storage_limits(&self, quota: u64, min_free: u64) {
+        self.inner.store.set_limits(quota, min_free);
     }
 
     /// Stops the node: ends what is under way, keeping what was verified, and closes all connections.

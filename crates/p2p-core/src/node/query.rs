@@ -20,8 +20,8 @@ use super::{
 use crate::{
     announce::Announced,
     content::{
-        Collection, ContentId, Entry, Kind, NodeId, Provider, PublisherKey, SignedManifest,
-        Ticket, TrustPolicy,
+        Collection, ContentId, Entry, Kind, NodeId, Provider, PublisherKey, SignedManifest, Ticket,
+        TrustPolicy,
     },
     net::{
         NetFault,
@@ -108,6 +108,10 @@ pub struct ContentInfo {
     pub path: Option<PathBuf>,
     /// Whether this node fetched it, as opposed to sharing what was there.
     pub download: bool,
+    /// When it came, in Unix seconds.
+    pub added: u64,
+    /// When it was last read, in Unix seconds, to the hour.
+    pub last_used: u64,
 }
 
 /// Whether content is here.
@@ -155,7 +159,9 @@ impl Node {
     /// # Errors
     /// If it was not shared, or the index cannot be written.
     pub async fn unshare(&self, what: ShareRef) -> Result<Vec<ShareInfo>, ShareError> {
-        let ended = self.with_store(move |store| unshare(store, &what)).await??;
+        let ended = self
+            .with_store(move |store| unshare(store, &what))
+            .await??;
         for (info, is_last) in &ended {
             if *is_last {
                 self.send(Command::Unshared { id: info.id }).await?;
@@ -387,9 +393,9 @@ impl Node {
     /// Asks all connected peers; those that do not answer are left out.
     async fn ask_all(&self, query: &Query) -> Result<Vec<(NodeId, Reply)>, NodeStopped> {
         let peers = self.peers();
-        let ours = peers.iter().filter(|info| {
-            info.state == PeerState::Connected && info.speaks_ours != Some(false)
-        });
+        let ours = peers
+            .iter()
+            .filter(|info| info.state == PeerState::Connected && info.speaks_ours != Some(false));
         let mut asked: FuturesUnordered<_> = ours
             .map(|info| async { (info.peer, self.ask(info.peer, query.clone()).await) })
             .collect();
@@ -538,8 +544,11 @@ fn forget_unshared(store: &Store, id: ContentId, kind: Kind) -> Result<(), Share
         && let Ok(bytes) = super::fetch::prepare::read_all(&content)
         && let Ok(collection) = Collection::decode(&bytes)
     {
-        let shared: std::collections::BTreeSet<ContentId> =
-            store.shares()?.into_iter().map(|(_, share)| share.id).collect();
+        let shared: std::collections::BTreeSet<ContentId> = store
+            .shares()?
+            .into_iter()
+            .map(|(_, share)| share.id)
+            .collect();
         for entry in collection.entries() {
             let kept = shared.contains(&entry.content)
                 || store.info(entry.content)?.is_some_and(|info| info.download);
@@ -569,5 +578,7 @@ fn describe(info: crate::store::ContentInfo, manifest: Option<&SignedManifest>) 
         },
         path: info.path,
         download: info.download,
+        added: info.added,
+        last_used: info.last_used,
     }
 }

@@ -126,7 +126,9 @@ impl Reader {
 impl Source {
     /// The block at this byte, fetched first if it is missing.
     async fn block_at(self: Arc<Self>, position: u64) -> io::Result<VerifiedBlock> {
-        let range = self.geometry.blocks_in(position..position.saturating_add(1));
+        let range = self
+            .geometry
+            .blocks_in(position..position.saturating_add(1));
         let block = self
             .geometry
             .block(range.start)

@@ -344,8 +344,10 @@ impl Import {
 }
 
 fn name_of(path: &Path) -> String {
-    path.file_name()
-        .map_or_else(|| "share".into(), |name| name.to_string_lossy().into_owned())
+    path.file_name().map_or_else(
+        || "share".into(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }
 
 fn now_unix() -> u64 {

@@ -147,7 +147,10 @@ impl Upload<'_> {
                 values: top.to_vec(),
             })?;
         }
-        let pages: BTreeSet<u32> = blocks.iter().map(|block| geometry.page_of(*block)).collect();
+        let pages: BTreeSet<u32> = blocks
+            .iter()
+            .map(|block| geometry.page_of(*block))
+            .collect();
         for page in pages {
             let Ok(Some(values)) = content.outline_page(page) else {
                 return Ok(false);

@@ -46,8 +46,7 @@ pub use cache::CacheStats;
 pub use content::Content;
 pub use error::{ImportError, IndexError, ReadError, StoreError};
 pub use finish::Existing;
-pub use forget::Forgotten;
-pub use import::{Imported, Skipped, Tree};
+pub use import::Imported;
 pub use part::{PartFile, PartRoot};
 pub use record::{ShareRecord, State};
 

@@ -22,7 +22,11 @@ use crate::units::human_duration;
 const CHUNK: usize = p2p_core::BLOCK_LEN;
 
 pub fn request(args: CatArgs) -> CatRequest {
-    CatRequest { what: args.what, range: args.range, timeout_ms: millis(args.timeout) }
+    CatRequest {
+        what: args.what,
+        range: args.range,
+        timeout_ms: millis(args.timeout),
+    }
 }
 
 /// Writes the contents to standard output; the exit code.
@@ -48,7 +52,9 @@ async fn write_out(session: &Session, request: CatRequest) -> Result<(), Failure
         });
         match written.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => return Err(Failure::closed()),
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                return Err(Failure::closed());
+            }
             Ok(Err(error)) => return Err(Failure::io("cannot write to standard output", &error)),
             Err(_) => return Err(Failure::new("stopped", "the command is ending")),
         }
@@ -66,17 +72,36 @@ pub async fn open(
     let opening = match request.what {
         Target::Id(id) => context.node.read(id).left_future(),
         Target::Ticket(ticket) if ticket.manifest().claims().kind == Kind::Collection => {
-            return Err(Failure::usage("this is a folder; list its files with `ls`, fetch it with `get`"));
+            return Err(Failure::usage(
+                "this is a folder; list its files with `ls`, fetch it with `get`",
+            ));
         }
         Target::Ticket(ticket) => context.node.read(*ticket).right_future(),
     };
-    let mut reader = tokio::time::timeout(patience, opening).await.map_err(|_| {
-        Failure::new("not_found", format!("nobody who has {id} was found in {}", human_duration(patience)))
-    })??;
+    let mut reader = tokio::time::timeout(patience, opening)
+        .await
+        .map_err(|_| {
+            Failure::new(
+                "not_found",
+                format!(
+                    "nobody who has {id} was found in {}",
+                    human_duration(patience)
+                ),
+            )
+        })??;
     let size = reader.size();
-    let range = request.range.map_or(Ok(0..size), |range| range.within(size))?;
-    reader.seek(SeekFrom::Start(range.start)).await.map_err(unreadable)?;
-    let reading = Reading { reader, left: range.end.saturating_sub(range.start), patience };
+    let range = request
+        .range
+        .map_or(Ok(0..size), |range| range.within(size))?;
+    reader
+        .seek(SeekFrom::Start(range.start))
+        .await
+        .map_err(unreadable)?;
+    let reading = Reading {
+        reader,
+        left: range.end.saturating_sub(range.start),
+        patience,
+    };
     Ok(stream::try_unfold(reading, Reading::next))
 }
 
@@ -95,7 +120,12 @@ impl Reading {
         let mut chunk = BytesMut::zeroed(want);
         let read = tokio::time::timeout(self.patience, self.reader.read(&mut chunk))
             .await
-            .map_err(|_| Failure::new("timeout", "providers were found, but nothing more came from them in time"))?
+            .map_err(|_| {
+                Failure::new(
+                    "timeout",
+                    "providers were found, but nothing more came from them in time",
+                )
+            })?
             .map_err(unreadable)?;
         if read == 0 {
             return Err(Failure::new("io", "the content ended before its size"));

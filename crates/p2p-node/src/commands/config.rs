@@ -31,7 +31,12 @@ fn show(settings: &Settings, printer: &Printer) -> Result<(), Failure> {
     let mut written = settings.written.clone();
     written.api.listen = settings.api.clone();
     if printer.is_json() {
-        let unwritable = |error| Failure::new("error", format!("the settings cannot be written as JSON: {error}"));
+        let unwritable = |error| {
+            Failure::new(
+                "error",
+                format!("the settings cannot be written as JSON: {error}"),
+            )
+        };
         let mut object = serde_json::to_value(&written).map_err(unwritable)?;
         if let Some(object) = object.as_object_mut() {
             object.insert("type".into(), "config".into());
@@ -39,8 +44,12 @@ fn show(settings: &Settings, printer: &Printer) -> Result<(), Failure> {
         }
         return printer.json_line(&object);
     }
-    let toml = toml::to_string(&written)
-        .map_err(|error| Failure::new("error", format!("the settings cannot be written as TOML: {error}")))?;
+    let toml = toml::to_string(&written).map_err(|error| {
+        Failure::new(
+            "error",
+            format!("the settings cannot be written as TOML: {error}"),
+        )
+    })?;
     printer.text(&format!("# from {}\n{}", place(settings), toml.trim_end()))
 }
 

@@ -9,5 +9,9 @@ use crate::exit::Failure;
 
 pub async fn execute(context: &Context, address: Address, out: &Outbox) -> Result<(), Failure> {
     let peer = context.node.connect(address.clone()).await?;
-    out.send(Reply::Connected { peer: peer.to_string(), address: address.to_string() }).await
+    out.send(Reply::Connected {
+        peer: peer.to_string(),
+        address: address.to_string(),
+    })
+    .await
 }

@@ -7,10 +7,21 @@ use crate::context::Context;
 use crate::control::protocol::{FoundReply, Reply};
 use crate::exit::Failure;
 
-pub async fn execute(context: &Context, text: &str, timeout_ms: u64, out: &Outbox) -> Result<(), Failure> {
-    let found = context.node.find(text, Duration::from_millis(timeout_ms)).await?;
+pub async fn execute(
+    context: &Context,
+    text: &str,
+    timeout_ms: u64,
+    out: &Outbox,
+) -> Result<(), Failure> {
+    let found = context
+        .node
+        .find(text, Duration::from_millis(timeout_ms))
+        .await?;
     if found.is_empty() {
-        return Err(Failure::new("not_found", format!("nothing named like {text:?} was found")));
+        return Err(Failure::new(
+            "not_found",
+            format!("nothing named like {text:?} was found"),
+        ));
     }
     for found in found {
         out.send(Reply::Found(FoundReply {

@@ -12,7 +12,9 @@ use super::{Outbox, millis, path_text, require_absolute};
 use crate::cli::GetArgs;
 use crate::config::absolute;
 use crate::context::Context;
-use crate::control::protocol::{CompleteReply, GetRequest, OnExisting, ProgressReply, Reply, SourceReply, Target};
+use crate::control::protocol::{
+    CompleteReply, GetRequest, OnExisting, ProgressReply, Reply, SourceReply, Target,
+};
 use crate::exit::Failure;
 
 /// Pause between two progress reports: smooth to the eye, cheap to send.
@@ -30,7 +32,10 @@ pub fn request(args: GetArgs) -> Result<GetRequest, Failure> {
     let directory = absolute(Path::new("."))?;
     let out = match &args.out {
         Some(out) if ends_in_separator(out) && !out.is_dir() => {
-            return Err(Failure::usage(format!("there is no folder {}", out.display())));
+            return Err(Failure::usage(format!(
+                "there is no folder {}",
+                out.display()
+            )));
         }
         Some(out) => Some(absolute(out)?),
         None => None,
@@ -48,11 +53,16 @@ pub fn request(args: GetArgs) -> Result<GetRequest, Failure> {
 }
 
 fn ends_in_separator(path: &Path) -> bool {
-    path.as_os_str().to_string_lossy().ends_with(std::path::is_separator)
+    path.as_os_str()
+        .to_string_lossy()
+        .ends_with(std::path::is_separator)
 }
 
 pub async fn execute(context: &Context, request: GetRequest, out: &Outbox) -> Result<(), Failure> {
-    let fetch = prepare(context, request)?.start().await.map_err(resumable)?;
+    let fetch = prepare(context, request)?
+        .start()
+        .await
+        .map_err(resumable)?;
     let mut updates = std::pin::pin!(fetch.progress());
     let mut fetching = std::pin::pin!(fetch.into_future());
     let mut ticks = tokio::time::interval(REPORT_EVERY);
@@ -78,7 +88,8 @@ pub async fn execute(context: &Context, request: GetRequest, out: &Outbox) -> Re
             }
         }
     };
-    out.send(Reply::Progress(last_progress(&fetched, latest))).await?;
+    out.send(Reply::Progress(last_progress(&fetched, latest)))
+        .await?;
     out.send(Reply::Complete(complete(&fetched))).await
 }
 
@@ -88,16 +99,22 @@ fn prepare(context: &Context, request: GetRequest) -> Result<FetchBuilder, Failu
         Target::Id(id) => context.node.fetch(id),
         Target::Ticket(ticket) => context.node.fetch(*ticket),
     };
-    fetch = fetch.timeout(Duration::from_millis(request.timeout_ms)).existing(match request.existing {
-        OnExisting::Refuse => Existing::Refuse,
-        OnExisting::Overwrite => Existing::Overwrite,
-        OnExisting::Rename => Existing::Rename,
-    });
+    fetch = fetch
+        .timeout(Duration::from_millis(request.timeout_ms))
+        .existing(match request.existing {
+            OnExisting::Refuse => Existing::Refuse,
+            OnExisting::Overwrite => Existing::Overwrite,
+            OnExisting::Rename => Existing::Rename,
+        });
     fetch = match request.out {
         None => fetch.in_dir(request.directory),
         Some(out) => {
             require_absolute(&out)?;
-            if out.is_dir() { fetch.in_dir(out) } else { fetch.to(out) }
+            if out.is_dir() {
+                fetch.in_dir(out)
+            } else {
+                fetch.to(out)
+            }
         }
     };
     if !request.include.is_empty() {
@@ -116,13 +133,24 @@ fn prepare(context: &Context, request: GetRequest) -> Result<FetchBuilder, Failu
 /// Patterns as in `.gitignore`: one without a slash matches a name at any depth, one with a slash the whole path.
 fn globs(patterns: &[String]) -> Result<GlobSet, Failure> {
     if patterns.len() > MAX_PATTERNS {
-        return Err(Failure::usage(format!("at most {MAX_PATTERNS} --include patterns are possible")));
+        return Err(Failure::usage(format!(
+            "at most {MAX_PATTERNS} --include patterns are possible"
+        )));
     }
     let bad = |error: globset::Error| Failure::usage(format!("--include: {error}"));
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
-        let anywhere = if pattern.contains('/') { pattern.clone() } else { format!("**/{pattern}") };
-        set.add(GlobBuilder::new(&anywhere).literal_separator(true).build().map_err(bad)?);
+        let anywhere = if pattern.contains('/') {
+            pattern.clone()
+        } else {
+            format!("**/{pattern}")
+        };
+        set.add(
+            GlobBuilder::new(&anywhere)
+                .literal_separator(true)
+                .build()
+                .map_err(bad)?,
+        );
     }
     set.build().map_err(bad)
 }
@@ -131,7 +159,10 @@ fn globs(patterns: &[String]) -> Result<GlobSet, Failure> {
 fn resumable(error: p2p_core::FetchError) -> Failure {
     let failure = Failure::from(error);
     if failure.code == "stopped" {
-        return Failure::new("interrupted", "the node stopped; run the same command again to resume");
+        return Failure::new(
+            "interrupted",
+            "the node stopped; run the same command again to resume",
+        );
     }
     failure
 }
@@ -165,7 +196,10 @@ fn last_progress(fetched: &Fetched, latest: Option<ProgressReply>) -> ProgressRe
 }
 
 fn complete(fetched: &Fetched) -> CompleteReply {
-    let source = |source: &p2p_core::SourceBytes| SourceReply { peer: source.peer.to_string(), bytes: source.bytes };
+    let source = |source: &p2p_core::SourceBytes| SourceReply {
+        peer: source.peer.to_string(),
+        bytes: source.bytes,
+    };
     CompleteReply {
         id: fetched.id.to_string(),
         path: path_text(&fetched.path),
@@ -181,7 +215,11 @@ mod tests {
 
     #[test]
     fn patterns_match_like_those_of_gitignore() {
-        let matches = |pattern: &str, path: &str| globs(&[pattern.to_owned()]).map(|set| set.is_match(path)).ok();
+        let matches = |pattern: &str, path: &str| {
+            globs(&[pattern.to_owned()])
+                .map(|set| set.is_match(path))
+                .ok()
+        };
         assert_eq!(matches("*.txt", "a.txt"), Some(true));
         assert_eq!(matches("*.txt", "deep/er/a.txt"), Some(true));
         assert_eq!(matches("docs/*.txt", "docs/a.txt"), Some(true));

@@ -32,9 +32,22 @@ pub enum Profile {
 impl Profile {
     /// The values of this profile, in the order of their marks in the template.
     fn values(self) -> [(&'static str, &'static str); 8] {
-        let [mdns, dht, upnp, relay, lan_only, max_peers, upload_slots, memory] = match self {
-            Self::Desktop => ["true", "auto", "true", "client", "false", "256", "16", "256MB"],
-            Self::Server => ["false", "server", "false", "server", "false", "1024", "64", "1GB"],
+        let [
+            mdns,
+            dht,
+            upnp,
+            relay,
+            lan_only,
+            max_peers,
+            upload_slots,
+            memory,
+        ] = match self {
+            Self::Desktop => [
+                "true", "auto", "true", "client", "false", "256", "16", "256MB",
+            ],
+            Self::Server => [
+                "false", "server", "false", "server", "false", "1024", "64", "1GB",
+            ],
             Self::Lan => ["true", "off", "false", "off", "true", "256", "16", "256MB"],
         };
         [
@@ -53,7 +66,10 @@ impl Profile {
 /// The commented file of a profile; `shares` is the TOML of that key's value.
 fn render(profile: Profile, shares: &str) -> String {
     let text = TEMPLATE.replace("@SHARES@", shares);
-    profile.values().iter().fold(text, |text, (mark, value)| text.replace(mark, value))
+    profile
+        .values()
+        .iter()
+        .fold(text, |text, (mark, value)| text.replace(mark, value))
 }
 
 pub fn run(args: &InitArgs, printer: &mut Printer) -> Result<u8, Failure> {
@@ -62,7 +78,8 @@ pub fn run(args: &InitArgs, printer: &mut Printer) -> Result<u8, Failure> {
     if fs::symlink_metadata(&config).is_ok() {
         return Err(exists(&config));
     }
-    let failed = |error: io::Error| Failure::io(format!("cannot write {}", config.display()), &error);
+    let failed =
+        |error: io::Error| Failure::io(format!("cannot write {}", config.display()), &error);
     let text = render(args.profile, "[]");
     let settings = Settings::parse(&text, &config)?;
     let data_dir = &settings.core.data_dir;
@@ -85,7 +102,10 @@ pub fn run(args: &InitArgs, printer: &mut Printer) -> Result<u8, Failure> {
 }
 
 fn exists(config: &Path) -> Failure {
-    Failure::new("exists", format!("{} exists; it is not overwritten", config.display()))
+    Failure::new(
+        "exists",
+        format!("{} exists; it is not overwritten", config.display()),
+    )
 }
 
 fn write_new(path: &Path, text: &str) -> io::Result<()> {
@@ -102,7 +122,10 @@ mod tests {
     fn every_profile_is_complete_and_right() {
         for profile in Profile::value_variants() {
             let text = render(*profile, "[]");
-            assert!(!text.contains('@'), "{profile:?} leaves a mark open:\n{text}");
+            assert!(
+                !text.contains('@'),
+                "{profile:?} leaves a mark open:\n{text}"
+            );
             let parsed = Settings::parse(&text, Path::new("/nowhere/node.toml"));
             assert!(parsed.is_ok(), "{profile:?}: {parsed:?}");
         }
@@ -111,6 +134,10 @@ mod tests {
     #[test]
     fn the_sample_is_the_desktop_profile() {
         let sample = include_str!("../../../../node.toml");
-        assert_eq!(sample, render(Profile::Desktop, "[\"examples/shared\"]"), "change init.toml and node.toml together");
+        assert_eq!(
+            sample,
+            render(Profile::Desktop, "[\"examples/shared\"]"),
+            "change init.toml and node.toml together"
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! `ls`: what is held here, what a collection contains, or what a peer shares publicly.
 
+use std::path::Path;
 use std::time::Duration;
 
 use p2p_core::{BLOCK_LEN, ContentInfo, ContentState, Kind, NodeId};
@@ -12,7 +13,10 @@ use crate::exit::Failure;
 
 pub fn request(args: LsArgs) -> Request {
     match (args.what, args.peer) {
-        (Some(what), _) => Request::List(Lookup { what, timeout_ms: millis(args.timeout) }),
+        (Some(what), _) => Request::List(Lookup {
+            what,
+            timeout_ms: millis(args.timeout),
+        }),
         (None, Some(peer)) => Request::Catalog { peer },
         (None, None) => Request::Contents,
     }
@@ -36,14 +40,25 @@ fn describe(content: ContentInfo) -> ContentReply {
     let held = if content.held == content.blocks {
         content.size
     } else {
-        content.size.min(u64::from(content.held).saturating_mul(BLOCK_LEN as u64))
+        content
+            .size
+            .min(u64::from(content.held).saturating_mul(BLOCK_LEN as u64))
     };
+    let file_name = content.path.as_deref().and_then(Path::file_name);
+    let name = content
+        .name
+        .or_else(|| file_name.map(|name| name.to_string_lossy().into_owned()));
     ContentReply {
-        name: content.name,
+        name,
         held: Some(held),
         path: content.path.as_deref().map(path_text),
         download: Some(content.download),
-        ..plain(content.id.to_string(), content.size, state, content.kind.unwrap_or(Kind::File))
+        ..plain(
+            content.id.to_string(),
+            content.size,
+            state,
+            content.kind.unwrap_or(Kind::File),
+        )
     }
 }
 
@@ -73,18 +88,33 @@ pub async fn entries(context: &Context, lookup: Lookup, out: &Outbox) -> Result<
         Kind::Collection => {
             for entry in &listing.entries {
                 let file = plain(entry.content.to_string(), entry.size, "entry", Kind::File);
-                out.send(Reply::Content(ContentReply { name: Some(entry.path.clone()), ..file })).await?;
+                out.send(Reply::Content(ContentReply {
+                    name: Some(entry.path.clone()),
+                    ..file
+                }))
+                .await?;
             }
             listing.entries.len() as u64
         }
         _ => {
             let file = plain(listing.id.to_string(), listing.size, "entry", Kind::File);
-            out.send(Reply::Content(ContentReply { name: listing.name.clone(), ..file })).await?;
+            out.send(Reply::Content(ContentReply {
+                name: listing.name.clone(),
+                ..file
+            }))
+            .await?;
             1
         }
     };
     let (id, kind) = (listing.id.to_string(), kind_name(listing.kind));
-    out.send(Reply::Listing { id, name: listing.name, kind, size: listing.size, files }).await
+    out.send(Reply::Listing {
+        id,
+        name: listing.name,
+        kind,
+        size: listing.size,
+        files,
+    })
+    .await
 }
 
 /// What a peer shares publicly.

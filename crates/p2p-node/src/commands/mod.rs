@@ -28,7 +28,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use futures::Stream;
-use p2p_core::Kind;
+use p2p_core::{Address, Kind, NodeId};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -50,7 +50,9 @@ pub async fn run(cli: Cli, printer: &mut Printer) -> Result<u8, Failure> {
     let request = match cli.command.unwrap_or(Command::Run) {
         Command::Run => return daemon::run(load()?, printer).await,
         Command::Init(args) => return init::run(&args, printer),
-        Command::Config(args) => return config::run(&args, cli.config.as_deref(), cli.api.as_ref(), printer),
+        Command::Config(args) => {
+            return config::run(&args, cli.config.as_deref(), cli.api.as_ref(), printer);
+        }
         Command::Completions { shell } => return completions::run(shell),
         Command::Cat(args) => return cat::run(&load()?, cat::request(args)).await,
         Command::Share(args) => Request::Share(share::request(args)?),
@@ -58,7 +60,10 @@ pub async fn run(cli: Cli, printer: &mut Printer) -> Result<u8, Failure> {
         Command::Shares => Request::Shares,
         Command::Get(args) => Request::Get(get::request(args)?),
         Command::Ls(args) => ls::request(args),
-        Command::Find { text, timeout } => Request::Find { text, timeout_ms: millis(timeout) },
+        Command::Find { text, timeout } => Request::Find {
+            text,
+            timeout_ms: millis(timeout),
+        },
         Command::Rm { id, delete_files } => Request::Remove { id, delete_files },
         Command::Providers { what, timeout } => providers::request(what, timeout),
         Command::Peers { watch } => Request::Peers { watch },
@@ -158,6 +163,14 @@ fn texts<T: ToString>(values: &[T]) -> Vec<String> {
     values.iter().map(T::to_string).collect()
 }
 
+/// Addresses of a peer in the form that `connect` takes.
+fn dialable(peer: NodeId, addresses: &[Address]) -> Vec<String> {
+    addresses
+        .iter()
+        .map(|address| address.with_node(peer).to_string())
+        .collect()
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -167,6 +180,9 @@ fn require_absolute(path: &Path) -> Result<(), Failure> {
     if path.is_absolute() {
         Ok(())
     } else {
-        Err(Failure::usage(format!("{} is not an absolute path", path.display())))
+        Err(Failure::usage(format!(
+            "{} is not an absolute path",
+            path.display()
+        )))
     }
 }

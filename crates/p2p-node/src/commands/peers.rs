@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use futures::StreamExt;
 use p2p_core::{Event, FoundBy, PeerInfo, PeerState};
 
-use super::{Outbox, texts};
+use super::{Outbox, dialable};
 use crate::context::Context;
 use crate::control::protocol::{PeerReply, Reply};
 use crate::exit::Failure;
@@ -40,10 +40,14 @@ fn describe(peer: &PeerInfo, event: Option<&str>) -> PeerReply {
     PeerReply {
         peer: peer.peer.to_string(),
         state: state.to_owned(),
-        addresses: texts(&peer.addresses),
+        addresses: dialable(peer.peer, &peer.addresses),
         rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
         agent: peer.agent.clone(),
-        found: peer.found.iter().map(|how| found_by(*how).to_owned()).collect(),
+        found: peer
+            .found
+            .iter()
+            .map(|how| found_by(*how).to_owned())
+            .collect(),
         since: peer.since.map(unix_seconds),
         last_seen: unix_seconds(peer.last_seen),
         up: peer.up,
@@ -68,5 +72,6 @@ fn found_by(how: FoundBy) -> &'static str {
 }
 
 fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

@@ -20,14 +20,30 @@ const REPORT_EVERY: Duration = Duration::from_millis(200);
 
 pub fn request(args: ShareArgs) -> Result<ShareRequest, Failure> {
     if args.name.is_some() && args.paths.len() > 1 {
-        return Err(Failure::usage("--name names one file or folder; share the others by a command of their own"));
+        return Err(Failure::usage(
+            "--name names one file or folder; share the others by a command of their own",
+        ));
     }
-    let paths = args.paths.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?;
-    Ok(ShareRequest { paths, copy: args.copy, name: args.name, unlisted: args.unlisted, watch: args.watch })
+    let paths = args
+        .paths
+        .iter()
+        .map(|path| absolute(path))
+        .collect::<Result<_, _>>()?;
+    Ok(ShareRequest {
+        paths,
+        copy: args.copy,
+        name: args.name,
+        unlisted: args.unlisted,
+        watch: args.watch,
+    })
 }
 
 /// Shares each path, also when one before it failed; each failure is an object of its own.
-pub async fn execute(context: &Context, request: ShareRequest, out: &Outbox) -> Result<(), Failure> {
+pub async fn execute(
+    context: &Context,
+    request: ShareRequest,
+    out: &Outbox,
+) -> Result<(), Failure> {
     for path in &request.paths {
         if let Err(failure) = share_one(context, path, &request, out).await {
             out.send(Reply::Error(failure)).await?;
@@ -36,10 +52,19 @@ pub async fn execute(context: &Context, request: ShareRequest, out: &Outbox) -> 
     Ok(())
 }
 
-async fn share_one(context: &Context, path: &Path, request: &ShareRequest, out: &Outbox) -> Result<(), Failure> {
+async fn share_one(
+    context: &Context,
+    path: &Path,
+    request: &ShareRequest,
+    out: &Outbox,
+) -> Result<(), Failure> {
     require_absolute(path)?;
     let (progress, mut latest) = watch::channel((0, 0));
-    let mut share = context.node.share(path).copy(request.copy).unlisted(request.unlisted);
+    let mut share = context
+        .node
+        .share(path)
+        .copy(request.copy)
+        .unlisted(request.unlisted);
     if let Some(name) = &request.name {
         share = share.name(name.clone());
     }
@@ -65,13 +90,24 @@ async fn share_one(context: &Context, path: &Path, request: &ShareRequest, out: 
     };
     if request.watch {
         let (name, unlisted) = (request.name.clone(), request.unlisted);
-        context.rescan.watch(Watched { path: shared.path.clone(), name, unlisted, id: Some(shared.id) }).await?;
+        context
+            .rescan
+            .watch(Watched {
+                path: shared.path.clone(),
+                name,
+                unlisted,
+                id: Some(shared.id),
+            })
+            .await?;
     }
     out.send(Reply::Shared(describe(&shared))).await
 }
 
 fn skipped((path, why): &(PathBuf, String)) -> SkippedReply {
-    SkippedReply { path: path_text(path), why: why.clone() }
+    SkippedReply {
+        path: path_text(path),
+        why: why.clone(),
+    }
 }
 
 pub fn describe(shared: &Shared) -> SharedReply {

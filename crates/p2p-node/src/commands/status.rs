@@ -7,7 +7,11 @@ use crate::exit::Failure;
 
 pub async fn execute(context: &Context, out: &Outbox) -> Result<(), Failure> {
     let shares = context.node.shares().await?.len();
-    out.send(Reply::Status(Box::new(describe(context.node.status(), shares)))).await
+    out.send(Reply::Status(Box::new(describe(
+        context.node.status(),
+        shares,
+    ))))
+    .await
 }
 
 fn describe(status: p2p_core::Status, shares: usize) -> StatusReply {

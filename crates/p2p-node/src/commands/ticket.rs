@@ -9,5 +9,9 @@ use crate::exit::Failure;
 
 pub async fn execute(context: &Context, id: ContentId, out: &Outbox) -> Result<(), Failure> {
     let ticket = context.node.ticket(id).await?;
-    out.send(Reply::Ticket { id: id.to_string(), ticket: ticket.to_string() }).await
+    out.send(Reply::Ticket {
+        id: id.to_string(),
+        ticket: ticket.to_string(),
+    })
+    .await
 }

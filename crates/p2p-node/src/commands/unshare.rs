@@ -24,14 +24,19 @@ fn as_listed(path: &Path) -> Result<PathBuf, Failure> {
         return Ok(path);
     }
     let path = absolute(path)?;
-    match (path.parent().and_then(|folder| folder.canonicalize().ok()), path.file_name()) {
+    match (
+        path.parent().and_then(|folder| folder.canonicalize().ok()),
+        path.file_name(),
+    ) {
         (Some(folder), Some(name)) => Ok(folder.join(name)),
         _ => Ok(path),
     }
 }
 
 fn utf8(path: &Path) -> Result<String, Failure> {
-    let text = path.to_str().ok_or_else(|| Failure::usage(format!("{} is not valid UTF-8; use the id", path.display())))?;
+    let text = path.to_str().ok_or_else(|| {
+        Failure::usage(format!("{} is not valid UTF-8; use the id", path.display()))
+    })?;
     Ok(text.to_owned())
 }
 

@@ -13,7 +13,11 @@ pub fn explain(error: &toml::de::Error, text: &str, place: &str) -> String {
 }
 
 fn line_of(text: &str, span: &Range<usize>) -> usize {
-    1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count()
+    1 + text
+        .bytes()
+        .take(span.start)
+        .filter(|byte| *byte == b'\n')
+        .count()
 }
 
 /// Serde reports a wrong word as ``unknown field `x`, expected one of `a`, `b` ``: the words are taken from there, so
@@ -27,7 +31,9 @@ fn with_suggestion(message: &str) -> String {
         return message.to_owned();
     };
     let mut words = rest.split('`').skip(1).step_by(2);
-    let Some(written) = words.next() else { return message.to_owned() };
+    let Some(written) = words.next() else {
+        return message.to_owned();
+    };
     let known: Vec<&str> = words.collect();
     if known.is_empty() {
         return format!("{what} \"{written}\"");
@@ -43,7 +49,13 @@ fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
     let written = written.to_lowercase().replace('-', "_");
     known
         .iter()
-        .map(|word| (strsim::damerau_levenshtein(&written, word), strsim::jaro_winkler(&written, word), *word))
+        .map(|word| {
+            (
+                strsim::damerau_levenshtein(&written, word),
+                strsim::jaro_winkler(&written, word),
+                *word,
+            )
+        })
         .filter(|(edits, similar, word)| *edits <= 1 + word.len() / 4 || *similar >= 0.85)
         .min_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)))
         .map(|(_, _, word)| word)
@@ -64,7 +76,10 @@ mod tests {
 
     #[test]
     fn other_messages_stay_as_they_are() {
-        assert_eq!(with_suggestion("invalid type: integer"), "invalid type: integer");
+        assert_eq!(
+            with_suggestion("invalid type: integer"),
+            "invalid type: integer"
+        );
         assert_eq!(with_suggestion("unknown field"), "unknown field");
     }
 }

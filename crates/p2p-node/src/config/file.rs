@@ -163,31 +163,45 @@ impl Default for Limits {
 impl Default for Storage {
     fn default() -> Self {
         let core = p2p_core::StorageConfig::default();
-        Self { quota: Size(core.quota), min_free: Size(core.min_free) }
+        Self {
+            quota: Size(core.quota),
+            min_free: Size(core.min_free),
+        }
     }
 }
 
 impl Default for Trust {
     fn default() -> Self {
-        Self { policy: TrustPolicyName::Any, publishers: Vec::new() }
+        Self {
+            policy: TrustPolicyName::Any,
+            publishers: Vec::new(),
+        }
     }
 }
 
 impl Default for Api {
     fn default() -> Self {
-        Self { listen: Endpoint::default_tcp() }
+        Self {
+            listen: Endpoint::default_tcp(),
+        }
     }
 }
 
 impl ConfigFile {
     /// What counts when there is no file.
     pub fn without_file(data_dir: PathBuf) -> Self {
-        Self { data_dir, ..Self::default() }
+        Self {
+            data_dir,
+            ..Self::default()
+        }
     }
 
     /// Makes every path count from `base`, which is absolute.
     pub fn make_absolute(&mut self, base: &Path) {
-        let paths = self.shares.iter_mut().chain(self.share.iter_mut().map(|share| &mut share.path));
+        let paths = self
+            .shares
+            .iter_mut()
+            .chain(self.share.iter_mut().map(|share| &mut share.path));
         for path in paths.chain([&mut self.data_dir]) {
             *path = base.join(&*path);
         }
@@ -198,8 +212,12 @@ impl ConfigFile {
 
     /// `shares` and the `[[share]]` tables as one list.
     pub fn all_shares(&self) -> Vec<ConfiguredShare> {
-        let plain =
-            self.shares.iter().map(|path| ConfiguredShare { path: path.clone(), name: None, unlisted: false, watch: false });
+        let plain = self.shares.iter().map(|path| ConfiguredShare {
+            path: path.clone(),
+            name: None,
+            unlisted: false,
+            watch: false,
+        });
         let tables = self.share.iter().map(|share| ConfiguredShare {
             path: share.path.clone(),
             name: share.name.clone(),

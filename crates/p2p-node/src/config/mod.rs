@@ -45,8 +45,9 @@ impl Settings {
     pub fn load(explicit: Option<&Path>, api: Option<&Endpoint>) -> Result<Self, Failure> {
         let mut settings = match locate(explicit)? {
             Some(path) => {
-                let text = std::fs::read_to_string(&path)
-                    .map_err(|error| config_error(format!("cannot read {}: {error}", path.display())))?;
+                let text = std::fs::read_to_string(&path).map_err(|error| {
+                    config_error(format!("cannot read {}: {error}", path.display()))
+                })?;
                 Self::parse(&text, &path)?
             }
             None => Self::resolve(ConfigFile::without_file(locate::default_data_dir()?), None)?,
@@ -59,8 +60,9 @@ impl Settings {
 
     /// The settings in `text`, which was read from `path`; relative paths count from the folder of `path`.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Failure> {
-        let file: ConfigFile = toml::from_str(text)
-            .map_err(|error| config_error(diagnose::explain(&error, text, &path.display().to_string())))?;
+        let file: ConfigFile = toml::from_str(text).map_err(|error| {
+            config_error(diagnose::explain(&error, text, &path.display().to_string()))
+        })?;
         Self::resolve(file, Some(path.to_owned()))
     }
 
@@ -70,9 +72,12 @@ impl Settings {
             _ => absolute(Path::new("."))?,
         };
         written.make_absolute(&base);
-        let place = source.as_ref().map_or_else(|| "settings".into(), |path| path.display().to_string());
+        let place = source
+            .as_ref()
+            .map_or_else(|| "settings".into(), |path| path.display().to_string());
         let api = written.api.listen.clone();
-        api.check().map_err(|problem| config_error(format!("{place}: api.listen: {problem}")))?;
+        api.check()
+            .map_err(|problem| config_error(format!("{place}: api.listen: {problem}")))?;
 
         let mut problems = Vec::new();
         let mut warnings = Vec::new();
@@ -83,7 +88,14 @@ impl Settings {
             return Err(config_error(format!("{place}: {}", problems.join("\n  "))));
         }
         let shares = written.all_shares();
-        Ok(Self { source, core, shares, api, warnings, written })
+        Ok(Self {
+            source,
+            core,
+            shares,
+            api,
+            warnings,
+            written,
+        })
     }
 
     /// Where the bearer token of the API is kept.
@@ -97,7 +109,11 @@ impl Settings {
     }
 }
 
-fn trust_policy(file: &ConfigFile, problems: &mut Vec<String>, warnings: &mut Vec<String>) -> TrustPolicy {
+fn trust_policy(
+    file: &ConfigFile,
+    problems: &mut Vec<String>,
+    warnings: &mut Vec<String>,
+) -> TrustPolicy {
     let publishers = &file.trust.publishers;
     match file.trust.policy {
         TrustPolicyName::Trusted if publishers.is_empty() => {
@@ -107,9 +123,15 @@ fn trust_policy(file: &ConfigFile, problems: &mut Vec<String>, warnings: &mut Ve
         TrustPolicyName::Trusted => TrustPolicy::Trusted(publishers.iter().copied().collect()),
         policy => {
             if !publishers.is_empty() {
-                warnings.push("trust.publishers has no effect unless trust.policy is \"trusted\"".into());
+                warnings.push(
+                    "trust.publishers has no effect unless trust.policy is \"trusted\"".into(),
+                );
             }
-            if policy == TrustPolicyName::Signed { TrustPolicy::Signed } else { TrustPolicy::Any }
+            if policy == TrustPolicyName::Signed {
+                TrustPolicy::Signed
+            } else {
+                TrustPolicy::Any
+            }
         }
     }
 }
@@ -120,7 +142,8 @@ fn config_error(message: String) -> Failure {
 
 /// `path` made absolute without asking the disk.
 pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path).map_err(|error| Failure::io(format!("cannot use the path {}", path.display()), &error))
+    std::path::absolute(path)
+        .map_err(|error| Failure::io(format!("cannot use the path {}", path.display()), &error))
 }
 
 #[cfg(test)]

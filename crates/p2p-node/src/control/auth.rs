@@ -38,13 +38,21 @@ pub fn check(headers: &HeaderMap, token: Option<&str>) -> Result<(), Refusal> {
         return Err(Refusal::Foreign);
     }
     let Some(token) = token else { return Ok(()) };
-    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    if shown.is_some_and(|shown| bool::from(shown.ct_eq(token.as_bytes()))) { Ok(()) } else { Err(Refusal::NoToken) }
+    let shown = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    if shown.is_some_and(|shown| bool::from(shown.ct_eq(token.as_bytes()))) {
+        Ok(())
+    } else {
+        Err(Refusal::NoToken)
+    }
 }
 
 fn is_loopback_host(host: &str) -> bool {
     ["127.0.0.1", "[::1]", "localhost"].iter().any(|name| {
-        let Some((start, port)) = host.split_at_checked(name.len()) else { return false };
+        let Some((start, port)) = host.split_at_checked(name.len()) else {
+            return false;
+        };
         let port_is_fine = match port.strip_prefix(':') {
             Some(digits) => digits.parse::<u16>().is_ok(),
             None => port.is_empty(),
@@ -58,10 +66,15 @@ pub fn load_or_create_token(path: &Path) -> Result<String, Failure> {
     match create_token(path) {
         Ok(token) => Ok(token),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            make_private(path).map_err(|error| Failure::io(format!("cannot protect {}", path.display()), &error))?;
+            make_private(path).map_err(|error| {
+                Failure::io(format!("cannot protect {}", path.display()), &error)
+            })?;
             read_token(path)
         }
-        Err(error) => Err(Failure::io(format!("cannot write the API token {}", path.display()), &error)),
+        Err(error) => Err(Failure::io(
+            format!("cannot write the API token {}", path.display()),
+            &error,
+        )),
     }
 }
 
@@ -70,11 +83,19 @@ pub fn read_token(path: &Path) -> Result<String, Failure> {
     let mut text = String::new();
     fs::File::open(path)
         .and_then(|file| file.take(MAX_TOKEN_FILE).read_to_string(&mut text))
-        .map_err(|error| Failure::io(format!("cannot read the API token {}", path.display()), &error))?;
+        .map_err(|error| {
+            Failure::io(
+                format!("cannot read the API token {}", path.display()),
+                &error,
+            )
+        })?;
     let token = text.trim();
     if token.len() < TOKEN_LEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         let advice = "delete it to have a new one made when the daemon starts";
-        return Err(Failure::new("config", format!("{} holds no usable API token; {advice}", path.display())));
+        return Err(Failure::new(
+            "config",
+            format!("{} holds no usable API token; {advice}", path.display()),
+        ));
     }
     Ok(token.to_owned())
 }
@@ -111,7 +132,11 @@ mod tests {
     use super::*;
     use axum::http::HeaderValue;
 
-    fn verdict(host: Option<&str>, origin: Option<&str>, token: Option<&str>) -> Result<(), Refusal> {
+    fn verdict(
+        host: Option<&str>,
+        origin: Option<&str>,
+        token: Option<&str>,
+    ) -> Result<(), Refusal> {
         let mut headers = HeaderMap::new();
         let mut set = |name, value: Option<&str>| {
             if let Some(value) = value {
@@ -126,22 +151,66 @@ mod tests {
 
     #[test]
     fn only_the_owner_on_loopback_passes() {
-        let hosts = ["127.0.0.1", "127.0.0.1:4780", "[::1]:4780", "localhost", "LOCALHOST:1"];
+        let hosts = [
+            "127.0.0.1",
+            "127.0.0.1:4780",
+            "[::1]:4780",
+            "localhost",
+            "LOCALHOST:1",
+        ];
         for host in hosts {
-            assert_eq!(verdict(Some(host), None, Some("Bearer secret")), Ok(()), "{host}");
-            for token in [None, Some("Bearer secreT"), Some("Bearer "), Some("secret"), Some("Bearer secret ")] {
-                assert_eq!(verdict(Some(host), None, token), Err(Refusal::NoToken), "{host} {token:?}");
+            assert_eq!(
+                verdict(Some(host), None, Some("Bearer secret")),
+                Ok(()),
+                "{host}"
+            );
+            for token in [
+                None,
+                Some("Bearer secreT"),
+                Some("Bearer "),
+                Some("secret"),
+                Some("Bearer secret "),
+            ] {
+                assert_eq!(
+                    verdict(Some(host), None, token),
+                    Err(Refusal::NoToken),
+                    "{host} {token:?}"
+                );
             }
-            for origin in ["null", "http://127.0.0.1:4780", "http://localhost", "https://evil.example", ""] {
-                assert_eq!(verdict(Some(host), Some(origin), Some("Bearer secret")), Err(Refusal::Foreign));
+            for origin in [
+                "null",
+                "http://127.0.0.1:4780",
+                "http://localhost",
+                "https://evil.example",
+                "",
+            ] {
+                assert_eq!(
+                    verdict(Some(host), Some(origin), Some("Bearer secret")),
+                    Err(Refusal::Foreign)
+                );
             }
         }
-        let foreign =
-            ["evil.example", "127.0.0.1.evil.example", "localhost.", "127.0.0.1:x", "127.0.0.1:", "192.168.1.1", "", "é"];
+        let foreign = [
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "localhost.",
+            "127.0.0.1:x",
+            "127.0.0.1:",
+            "192.168.1.1",
+            "",
+            "é",
+        ];
         for host in foreign {
-            assert_eq!(verdict(Some(host), None, Some("Bearer secret")), Err(Refusal::Foreign), "{host}");
+            assert_eq!(
+                verdict(Some(host), None, Some("Bearer secret")),
+                Err(Refusal::Foreign),
+                "{host}"
+            );
         }
-        assert_eq!(verdict(None, None, Some("Bearer secret")), Err(Refusal::Foreign));
+        assert_eq!(
+            verdict(None, None, Some("Bearer secret")),
+            Err(Refusal::Foreign)
+        );
     }
 
     #[test]
@@ -158,6 +227,9 @@ mod tests {
             assert_eq!(mode & 0o777, 0o600);
         }
         fs::write(&path, "short").expect("written");
-        assert_eq!(load_or_create_token(&path).map_err(|failure| failure.exit_code()), Err(2));
+        assert_eq!(
+            load_or_create_token(&path).map_err(|failure| failure.exit_code()),
+            Err(2)
+        );
     }
 }

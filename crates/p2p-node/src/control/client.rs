@@ -61,29 +61,53 @@ impl Client {
             Err(place) => return Ok(Probe::Nobody(place)),
         };
         let place = endpoint.to_string();
-        let client = Self { token: token(settings, &endpoint), endpoint };
-        let Ok(stream) = client.connect().await else { return Ok(Probe::Nobody(place)) };
+        let client = Self {
+            token: token(settings, &endpoint),
+            endpoint,
+        };
+        let Ok(stream) = client.connect().await else {
+            return Ok(Probe::Nobody(place));
+        };
         let health = client.exchange(stream, Method::GET, "/v1/health", Bytes::new());
         let health = match tokio::time::timeout(PROBE_DEADLINE, health).await {
-            Ok(Ok(response)) if response.status() == StatusCode::OK => read_small(response.into_body()).await?,
-            Ok(Ok(_) | Err(_)) => return Ok(Probe::Nobody(format!("{place}, where something else answers"))),
-            Err(_) => return Err(Failure::new("timeout", format!("the daemon at {place} does not answer"))),
+            Ok(Ok(response)) if response.status() == StatusCode::OK => {
+                read_small(response.into_body()).await?
+            }
+            Ok(Ok(_) | Err(_)) => {
+                return Ok(Probe::Nobody(format!(
+                    "{place}, where something else answers"
+                )));
+            }
+            Err(_) => {
+                return Err(Failure::new(
+                    "timeout",
+                    format!("the daemon at {place} does not answer"),
+                ));
+            }
         };
         match serde_json::from_slice(&health) {
             Ok(Health { authorized: true }) => Ok(Probe::Ours(client)),
             Ok(Health { authorized: false }) => Ok(Probe::Stranger(place)),
-            Err(_) => Ok(Probe::Nobody(format!("{place}, where something else answers"))),
+            Err(_) => Ok(Probe::Nobody(format!(
+                "{place}, where something else answers"
+            ))),
         }
     }
 
     /// Sends a request; its answer, without the final [`Reply::Done`] only if the connection was cut.
-    pub async fn command(&self, request: &Request) -> Result<BoxStream<'static, Result<Reply, Failure>>, Failure> {
+    pub async fn command(
+        &self,
+        request: &Request,
+    ) -> Result<BoxStream<'static, Result<Reply, Failure>>, Failure> {
         let body = self.post("/v1/command", request).await?;
         Ok(replies(body).boxed())
     }
 
     /// Verified bytes of a content, in order.
-    pub async fn cat(&self, request: &CatRequest) -> Result<BoxStream<'static, Result<Bytes, Failure>>, Failure> {
+    pub async fn cat(
+        &self,
+        request: &CatRequest,
+    ) -> Result<BoxStream<'static, Result<Bytes, Failure>>, Failure> {
         let body = self.post("/v1/cat", request).await?;
         Ok(stream::try_unfold(Some((body, Decoder::default())), next_data).boxed())
     }
@@ -100,10 +124,16 @@ impl Client {
     }
 
     async fn post(&self, path: &str, request: &impl Serialize) -> Result<Incoming, Failure> {
-        let unwritable = |error| Failure::usage(format!("the request cannot be sent, is a path not UTF-8? {error}"));
+        let unwritable = |error| {
+            Failure::usage(format!(
+                "the request cannot be sent, is a path not UTF-8? {error}"
+            ))
+        };
         let body = serde_json::to_vec(request).map_err(unwritable)?;
         let stream = self.connect().await?;
-        let response = self.exchange(stream, Method::POST, path, body.into()).await?;
+        let response = self
+            .exchange(stream, Method::POST, path, body.into())
+            .await?;
         let status = response.status();
         if status == StatusCode::OK {
             return Ok(response.into_body());
@@ -111,13 +141,19 @@ impl Client {
         let body = read_small(response.into_body()).await?;
         match serde_json::from_slice(&body) {
             Ok(Reply::Error(failure)) => Err(failure),
-            Ok(_) | Err(_) => Err(Failure::new("error", format!("the daemon answered {status}"))),
+            Ok(_) | Err(_) => Err(Failure::new(
+                "error",
+                format!("the daemon answered {status}"),
+            )),
         }
     }
 
     async fn connect(&self) -> Result<Box<dyn Connection>, Failure> {
         let failed = |why: &dyn std::fmt::Display| {
-            Failure::new("no_daemon", format!("cannot reach the daemon at {}: {why}", self.endpoint))
+            Failure::new(
+                "no_daemon",
+                format!("cannot reach the daemon at {}: {why}", self.endpoint),
+            )
         };
         match tokio::time::timeout(CONNECT_DEADLINE, open(&self.endpoint)).await {
             Ok(connected) => connected.map_err(|error| failed(&error)),
@@ -132,8 +168,12 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<Response<Incoming>, Failure> {
-        let failed = |error: hyper::Error| Failure::new("stopped", format!("the daemon did not answer: {error}"));
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+        let failed = |error: hyper::Error| {
+            Failure::new("stopped", format!("the daemon did not answer: {error}"))
+        };
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(failed)?;
         // Ends by itself: when the answer was read, or when whoever reads it is dropped.
         tokio::spawn(connection);
         let mut request = HttpRequest::builder()
@@ -144,9 +184,9 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request = request
-            .body(Full::new(body))
-            .map_err(|error| Failure::new("config", format!("the API token cannot be sent: {error}")))?;
+        let request = request.body(Full::new(body)).map_err(|error| {
+            Failure::new("config", format!("the API token cannot be sent: {error}"))
+        })?;
         sender.send_request(request).await.map_err(failed)
     }
 }
@@ -172,8 +212,12 @@ fn resolve(settings: &Settings) -> Result<Endpoint, String> {
         Endpoint::Off => Err("[api] listen, which is \"off\"".into()),
         Endpoint::Tcp(address) if address.port() == 0 => {
             let file = settings.api_address_file();
-            let noted = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
-            noted.filter(|endpoint: &Endpoint| endpoint.check().is_ok()).ok_or_else(|| file.display().to_string())
+            let noted = std::fs::read_to_string(&file)
+                .ok()
+                .and_then(|text| text.trim().parse().ok());
+            noted
+                .filter(|endpoint: &Endpoint| endpoint.check().is_ok())
+                .ok_or_else(|| file.display().to_string())
         }
         endpoint => Ok(endpoint.clone()),
     }
@@ -184,7 +228,9 @@ fn token(settings: &Settings, endpoint: &Endpoint) -> Option<String> {
     if matches!(endpoint, Endpoint::Unix(_)) {
         return None;
     }
-    let given = std::env::var("P2P_NODE_API_TOKEN").ok().filter(|token| !token.is_empty());
+    let given = std::env::var("P2P_NODE_API_TOKEN")
+        .ok()
+        .filter(|token| !token.is_empty());
     given.or_else(|| auth::read_token(&settings.token_file()).ok())
 }
 
@@ -203,7 +249,10 @@ async fn read_small(mut body: Incoming) -> Result<Bytes, Failure> {
 }
 
 fn cut(_: hyper::Error) -> Failure {
-    Failure::new("interrupted", "the connection to the daemon was cut; it may have stopped")
+    Failure::new(
+        "interrupted",
+        "the connection to the daemon was cut; it may have stopped",
+    )
 }
 
 /// The answer's lines as they arrive.
@@ -214,29 +263,43 @@ fn replies(body: Incoming) -> impl Stream<Item = Result<Reply, Failure>> + Send 
             if let Some(reply) = ready.pop_front() {
                 return Ok(Some((reply, (body, buffer, ready))));
             }
-            let Some(frame) = body.frame().await else { return Ok(None) };
+            let Some(frame) = body.frame().await else {
+                return Ok(None);
+            };
             let frame = frame.map_err(cut)?;
-            let Some(data) = frame.data_ref() else { continue };
+            let Some(data) = frame.data_ref() else {
+                continue;
+            };
             buffer.extend_from_slice(data);
             while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
                 ready.push_back(parse(&buffer.split_to(end + 1))?);
             }
             if buffer.len() > MAX_LINE {
-                return Err(Failure::new("error", "the daemon sent a line that is too long"));
+                return Err(Failure::new(
+                    "error",
+                    "the daemon sent a line that is too long",
+                ));
             }
         }
     })
 }
 
 fn parse(line: &[u8]) -> Result<Reply, Failure> {
-    let newer = |error| Failure::new("error", format!("the daemon's answer is not understood; is it of another version? {error}"));
+    let newer = |error| {
+        Failure::new(
+            "error",
+            format!("the daemon's answer is not understood; is it of another version? {error}"),
+        )
+    };
     serde_json::from_slice(line).map_err(newer)
 }
 
 type Contents = Option<(Incoming, Decoder)>;
 
 async fn next_data(state: Contents) -> Result<Option<(Bytes, Contents)>, Failure> {
-    let Some((mut body, mut decoder)) = state else { return Ok(None) };
+    let Some((mut body, mut decoder)) = state else {
+        return Ok(None);
+    };
     loop {
         if let Some(bytes) = decoder.next_data()? {
             return Ok(Some((bytes, Some((body, decoder)))));

@@ -30,7 +30,9 @@ impl Endpoint {
                  and an SSH tunnel to reach it from elsewhere",
                 address.port()
             )),
-            Self::Unix(_) if cfg!(not(unix)) => Err("Unix sockets need a Unix system; use 127.0.0.1:PORT".into()),
+            Self::Unix(_) if cfg!(not(unix)) => {
+                Err("Unix sockets need a Unix system; use 127.0.0.1:PORT".into())
+            }
             Self::Tcp(_) | Self::Unix(_) | Self::Off => Ok(()),
         }
     }
@@ -62,11 +64,16 @@ impl FromStr for Endpoint {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             if path.is_empty() {
-                return Err(ParseEndpointError("\"unix:\" needs the path of a socket, e.g. unix:data/api.sock".into()));
+                return Err(ParseEndpointError(
+                    "\"unix:\" needs the path of a socket, e.g. unix:data/api.sock".into(),
+                ));
             }
             return Ok(Self::Unix(PathBuf::from(path)));
         }
-        let address = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+        let address = text
+            .strip_prefix("http://")
+            .unwrap_or(text)
+            .trim_end_matches('/');
         let numeric = match address.strip_prefix("localhost:") {
             Some(port) => format!("127.0.0.1:{port}"),
             None => address.to_owned(),
@@ -95,19 +102,45 @@ mod tests {
     #[test]
     fn forms() {
         for text in ["127.0.0.1:4780", "[::1]:80", "unix:data/api.sock", "off"] {
-            assert_eq!(text.parse::<Endpoint>().map(|e| e.to_string()).ok().as_deref(), Some(text));
+            assert_eq!(
+                text.parse::<Endpoint>()
+                    .map(|e| e.to_string())
+                    .ok()
+                    .as_deref(),
+                Some(text)
+            );
         }
-        for (text, same) in [("http://127.0.0.1:1/", "127.0.0.1:1"), ("localhost:5", "127.0.0.1:5"), ("unix:///a", "unix:/a")] {
-            assert_eq!(text.parse::<Endpoint>().map(|e| e.to_string()).ok().as_deref(), Some(same));
+        for (text, same) in [
+            ("http://127.0.0.1:1/", "127.0.0.1:1"),
+            ("localhost:5", "127.0.0.1:5"),
+            ("unix:///a", "unix:/a"),
+        ] {
+            assert_eq!(
+                text.parse::<Endpoint>()
+                    .map(|e| e.to_string())
+                    .ok()
+                    .as_deref(),
+                Some(same)
+            );
         }
-        for bad in ["", "127.0.0.1", "example.org:80", "unix:", "127.0.0.1:99999"] {
+        for bad in [
+            "",
+            "127.0.0.1",
+            "example.org:80",
+            "unix:",
+            "127.0.0.1:99999",
+        ] {
             assert!(bad.parse::<Endpoint>().is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn only_loopback_is_offered() {
-        let check = |text: &str| text.parse::<Endpoint>().map(|endpoint| endpoint.check().is_ok()).ok();
+        let check = |text: &str| {
+            text.parse::<Endpoint>()
+                .map(|endpoint| endpoint.check().is_ok())
+                .ok()
+        };
         assert_eq!(check("127.0.0.1:4780"), Some(true));
         assert_eq!(check("[::1]:4780"), Some(true));
         assert_eq!(check("[::ffff:127.0.0.1]:4780"), Some(true));

@@ -28,7 +28,8 @@ pub fn end(outcome: Result<(), Failure>) -> Bytes {
         Ok(()) => Reply::Done,
         Err(failure) => Reply::Error(failure),
     };
-    let json = serde_json::to_vec(&status).unwrap_or_else(|_| br#"{"type":"error","code":"error","message":""}"#.to_vec());
+    let json = serde_json::to_vec(&status)
+        .unwrap_or_else(|_| br#"{"type":"error","code":"error","message":""}"#.to_vec());
     let mut out = BytesMut::with_capacity(4 + json.len());
     out.put_u32(0);
     out.put_slice(&json);
@@ -54,7 +55,10 @@ impl Decoder {
         };
         let length = u32::from_be_bytes(*header) as usize;
         if length > MAX_FRAME {
-            return Err(Failure::new("error", "the daemon sent a frame that is too long"));
+            return Err(Failure::new(
+                "error",
+                "the daemon sent a frame that is too long",
+            ));
         }
         if length == 0 {
             self.buffer.advance(4);
@@ -70,7 +74,12 @@ impl Decoder {
 
     /// Whether all was sent, once the stream has ended.
     pub fn finish(self) -> Result<(), Failure> {
-        let cut = || Failure::new("interrupted", "the connection to the daemon was cut before the end of the content");
+        let cut = || {
+            Failure::new(
+                "interrupted",
+                "the connection to the daemon was cut before the end of the content",
+            )
+        };
         if !self.ended {
             return Err(cut());
         }
@@ -105,7 +114,13 @@ mod tests {
     #[test]
     fn contents_survive_any_cutting() {
         let contents: Vec<u8> = (0..3000u32).map(|i| i as u8).collect();
-        let stream = [&data(&contents[..1000])[..], &data(b""), &data(&contents[1000..]), &end(Ok(()))].concat();
+        let stream = [
+            &data(&contents[..1000])[..],
+            &data(b""),
+            &data(&contents[1000..]),
+            &end(Ok(())),
+        ]
+        .concat();
         for step in [1, 3, 7, 1000, stream.len()] {
             assert_eq!(decode(&stream, step), (contents.clone(), Ok(())));
         }
@@ -116,7 +131,11 @@ mod tests {
         let stream = [&data(b"abc")[..], &end(Ok(()))].concat();
         for end in 0..stream.len() {
             let (_, outcome) = decode(&stream[..end], 5);
-            assert_eq!(outcome.map_err(|failure| failure.code.into_owned()), Err("interrupted".to_owned()), "cut at {end}");
+            assert_eq!(
+                outcome.map_err(|failure| failure.code.into_owned()),
+                Err("interrupted".to_owned()),
+                "cut at {end}"
+            );
         }
     }
 

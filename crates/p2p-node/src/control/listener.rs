@@ -24,12 +24,16 @@ pub enum Listener {
 impl Listener {
     /// Listens on `endpoint`; `None` when the API is off.
     pub async fn bind(endpoint: &Endpoint) -> Result<Option<Self>, Failure> {
-        endpoint.check().map_err(|problem| Failure::new("config", format!("api.listen: {problem}")))?;
+        endpoint
+            .check()
+            .map_err(|problem| Failure::new("config", format!("api.listen: {problem}")))?;
         match endpoint {
             Endpoint::Off => Ok(None),
             Endpoint::Tcp(address) => bind_tcp(*address).await.map(Some),
             #[cfg(unix)]
-            Endpoint::Unix(path) => unix::SocketFile::bind(path).await.map(|socket| Some(Self::Unix(socket))),
+            Endpoint::Unix(path) => unix::SocketFile::bind(path)
+                .await
+                .map(|socket| Some(Self::Unix(socket))),
             #[cfg(not(unix))]
             Endpoint::Unix(_) => Ok(None),
         }
@@ -65,8 +69,12 @@ impl Listener {
 
 async fn bind_tcp(address: SocketAddr) -> Result<Listener, Failure> {
     let taken = |error: std::io::Error| {
-        let advice = "set another [api] listen in node.toml, such as \"127.0.0.1:0\" (any port) or \"off\"";
-        Failure::new("network", format!("the API cannot listen on {address}: {error}; {advice}"))
+        let advice =
+            "set another [api] listen in node.toml, such as \"127.0.0.1:0\" (any port) or \"off\"";
+        Failure::new(
+            "network",
+            format!("the API cannot listen on {address}: {error}; {advice}"),
+        )
     };
     let listener = TcpListener::bind(address).await.map_err(taken)?;
     let address = listener.local_addr().map_err(taken)?;
@@ -97,7 +105,10 @@ mod unix {
         pub async fn bind(path: &Path) -> Result<Self, Failure> {
             make_way(path).await?;
             let failed = |error: io::Error| {
-                Failure::new("network", format!("the API cannot listen on unix:{}: {error}", path.display()))
+                Failure::new(
+                    "network",
+                    format!("the API cannot listen on unix:{}: {error}", path.display()),
+                )
             };
             if let Some(dir) = path.parent() {
                 fs::create_dir_all(dir).map_err(failed)?;
@@ -116,7 +127,11 @@ mod unix {
                     failed(error)
                 })?
                 .uid();
-            Ok(Self { listener, path: path.to_owned(), owner })
+            Ok(Self {
+                listener,
+                path: path.to_owned(),
+                owner,
+            })
         }
 
         pub fn path(&self) -> &Path {
@@ -127,7 +142,10 @@ mod unix {
             let (stream, _) = self.listener.accept().await?;
             let user = stream.peer_cred()?.uid();
             if user != self.owner && user != 0 {
-                return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("user {user} is not the owner")));
+                return Err(io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    format!("user {user} is not the owner"),
+                ));
             }
             Ok(stream)
         }
@@ -142,15 +160,31 @@ mod unix {
 
     /// Removes what an earlier daemon left, but neither a living daemon's socket nor anything that is no socket.
     async fn make_way(path: &Path) -> Result<(), Failure> {
-        let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+        let Ok(found) = fs::symlink_metadata(path) else {
+            return Ok(());
+        };
         if !found.file_type().is_socket() {
-            return Err(Failure::new("config", format!("api.listen: {} exists and is no socket", path.display())));
+            return Err(Failure::new(
+                "config",
+                format!("api.listen: {} exists and is no socket", path.display()),
+            ));
         }
         match UnixStream::connect(path).await {
-            Ok(_) => Err(Failure::new("locked", format!("a daemon is already listening on unix:{}", path.display()))),
+            Ok(_) => Err(Failure::new(
+                "locked",
+                format!("a daemon is already listening on unix:{}", path.display()),
+            )),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
-                .map_err(|error| Failure::io(format!("cannot remove the stale socket {}", path.display()), &error)),
-            Err(error) => Err(Failure::io(format!("cannot use the socket {}", path.display()), &error)),
+                .map_err(|error| {
+                    Failure::io(
+                        format!("cannot remove the stale socket {}", path.display()),
+                        &error,
+                    )
+                }),
+            Err(error) => Err(Failure::io(
+                format!("cannot use the socket {}", path.display()),
+                &error,
+            )),
         }
     }
 }
@@ -167,19 +201,37 @@ mod tests {
         let endpoint = Endpoint::Unix(path.clone());
 
         let first = Listener::bind(&endpoint).await.expect("free").expect("on");
-        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+        let mode = std::fs::metadata(&path)
+            .expect("there")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         let second = Listener::bind(&endpoint).await;
-        assert_eq!(second.map(|_| ()).map_err(|failure| failure.code.into_owned()), Err("locked".into()));
+        assert_eq!(
+            second
+                .map(|_| ())
+                .map_err(|failure| failure.code.into_owned()),
+            Err("locked".into())
+        );
         drop(first);
         assert!(!path.exists(), "the socket outlived its listener");
 
         drop(std::os::unix::net::UnixListener::bind(&path).expect("a stale socket"));
-        drop(Listener::bind(&endpoint).await.expect("replaces the stale socket"));
+        drop(
+            Listener::bind(&endpoint)
+                .await
+                .expect("replaces the stale socket"),
+        );
 
         std::fs::write(&path, "precious").expect("written");
         let over_file = Listener::bind(&endpoint).await;
-        assert_eq!(over_file.map(|_| ()).map_err(|failure| failure.exit_code()), Err(2));
-        assert_eq!(std::fs::read_to_string(&path).ok().as_deref(), Some("precious"));
+        assert_eq!(
+            over_file.map(|_| ()).map_err(|failure| failure.exit_code()),
+            Err(2)
+        );
+        assert_eq!(
+            std::fs::read_to_string(&path).ok().as_deref(),
+            Some("precious")
+        );
     }
 }

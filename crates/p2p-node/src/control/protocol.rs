@@ -15,7 +15,9 @@ use crate::exit::Failure;
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Request {
     Share(ShareRequest),
-    Unshare { what: String },
+    Unshare {
+        what: String,
+    },
     Shares,
     Get(GetRequest),
     Contents,
@@ -24,7 +26,10 @@ pub enum Request {
         #[serde(with = "text::one")]
         peer: NodeId,
     },
-    Find { text: String, timeout_ms: u64 },
+    Find {
+        text: String,
+        timeout_ms: u64,
+    },
     Remove {
         #[serde(with = "text::one")]
         id: ContentId,
@@ -136,11 +141,18 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        if text.get(..4).is_some_and(|prefix| prefix.eq_ignore_ascii_case("p2p1")) {
-            let ticket = text.parse().map_err(|error| format!("not a valid ticket: {error}"))?;
+        if text
+            .get(..4)
+            .is_some_and(|prefix| prefix.eq_ignore_ascii_case("p2p1"))
+        {
+            let ticket = text
+                .parse()
+                .map_err(|error| format!("not a valid ticket: {error}"))?;
             return Ok(Self::Ticket(Box::new(ticket)));
         }
-        text.parse().map(Self::Id).map_err(|error| format!("neither an id (64 hex digits) nor a ticket (p2p1…): {error}"))
+        text.parse()
+            .map(Self::Id)
+            .map_err(|error| format!("neither an id (64 hex digits) nor a ticket (p2p1…): {error}"))
     }
 }
 
@@ -167,9 +179,13 @@ impl ByteRange {
     pub fn within(self, size: u64) -> Result<std::ops::Range<u64>, Failure> {
         match self {
             Self::From(start, _) if start > size || (start == size && size > 0) => {
-                Err(Failure::usage(format!("the range begins at byte {start}, but there are only {size}")))
+                Err(Failure::usage(format!(
+                    "the range begins at byte {start}, but there are only {size}"
+                )))
             }
-            Self::From(start, last) => Ok(start..last.map_or(size, |last| size.min(last.saturating_add(1)))),
+            Self::From(start, last) => {
+                Ok(start..last.map_or(size, |last| size.min(last.saturating_add(1))))
+            }
             Self::Last(count) => Ok(size.saturating_sub(count)..size),
         }
     }
@@ -179,18 +195,26 @@ impl FromStr for ByteRange {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not a range; write FIRST-LAST, FIRST- or -COUNT in bytes");
+        let wrong =
+            || format!("{text:?} is not a range; write FIRST-LAST, FIRST- or -COUNT in bytes");
         let (first, last) = text.split_once('-').ok_or_else(wrong)?;
         let number = |digits: &str| {
             let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-            plain.then(|| digits.parse().ok()).flatten().ok_or_else(wrong)
+            plain
+                .then(|| digits.parse().ok())
+                .flatten()
+                .ok_or_else(wrong)
         };
         match (first, last) {
             ("", count) => Ok(Self::Last(number(count)?)),
             (first, "") => Ok(Self::From(number(first)?, None)),
             (first, last) => {
                 let (first, last) = (number(first)?, number(last)?);
-                if last < first { Err(wrong()) } else { Ok(Self::From(first, Some(last))) }
+                if last < first {
+                    Err(wrong())
+                } else {
+                    Ok(Self::From(first, Some(last)))
+                }
             }
         }
     }
@@ -213,24 +237,56 @@ pub enum Reply {
     Ready(Ready),
     Shared(SharedReply),
     /// A file is being read for sharing; not part of `--json` output.
-    Hashing { path: String, done: u64, total: u64 },
+    Hashing {
+        path: String,
+        done: u64,
+        total: u64,
+    },
     Share(ShareReply),
     Unshared(ShareReply),
     Progress(ProgressReply),
     Complete(CompleteReply),
     Content(ContentReply),
     /// Sums up the lines of a listing.
-    Listing { id: String, name: Option<String>, kind: String, size: u64, files: u64 },
+    Listing {
+        id: String,
+        name: Option<String>,
+        kind: String,
+        size: u64,
+        files: u64,
+    },
     Found(FoundReply),
-    Removed { id: String, deleted: Vec<String> },
-    Provider { id: String, peer: String, addresses: Vec<String> },
+    Removed {
+        id: String,
+        deleted: Vec<String>,
+    },
+    Provider {
+        id: String,
+        peer: String,
+        addresses: Vec<String>,
+    },
     Peer(PeerReply),
-    Connected { peer: String, address: String },
-    Id { peer: String, publisher: String, addresses: Vec<String> },
-    Ticket { id: String, ticket: String },
+    Connected {
+        peer: String,
+        address: String,
+    },
+    Id {
+        peer: String,
+        publisher: String,
+        addresses: Vec<String>,
+    },
+    Ticket {
+        id: String,
+        ticket: String,
+    },
     Status(Box<StatusReply>),
     Stopping,
-    Initialized { config: String, data_dir: String, peer: String, publisher: String },
+    Initialized {
+        config: String,
+        data_dir: String,
+        peer: String,
+        publisher: String,
+    },
     Error(Failure),
     /// The answer is complete; not part of `--json` output.
     Done,
@@ -444,10 +500,16 @@ mod tests {
             stall: None,
         });
         let expected = r#"{"type":"progress","id":"ab","name":null,"done":1,"size":2,"rate":3,"sources":4,"state":"fetching"}"#;
-        assert_eq!(serde_json::to_string(&progress).ok().as_deref(), Some(expected));
+        assert_eq!(
+            serde_json::to_string(&progress).ok().as_deref(),
+            Some(expected)
+        );
         let error = Reply::Error(Failure::new("not_found", "no"));
         let expected = r#"{"type":"error","code":"not_found","message":"no"}"#;
-        assert_eq!(serde_json::to_string(&error).ok().as_deref(), Some(expected));
+        assert_eq!(
+            serde_json::to_string(&error).ok().as_deref(),
+            Some(expected)
+        );
     }
 
     #[test]
@@ -455,7 +517,14 @@ mod tests {
         let id = "ab".repeat(32);
         let text = format!(r#"{{"command":"get","what":"{id}","directory":"/x","timeout_ms":5}}"#);
         let request: Request = serde_json::from_str(&text).expect("a minimal get is complete");
-        assert!(matches!(&request, Request::Get(get) if get.what.to_string() == id && get.existing == OnExisting::Refuse));
-        assert!(serde_json::from_str::<Request>(r#"{"command":"get","what":"zz","directory":"/x","timeout_ms":5}"#).is_err());
+        assert!(
+            matches!(&request, Request::Get(get) if get.what.to_string() == id && get.existing == OnExisting::Refuse)
+        );
+        assert!(
+            serde_json::from_str::<Request>(
+                r#"{"command":"get","what":"zz","directory":"/x","timeout_ms":5}"#
+            )
+            .is_err()
+        );
     }
 }

@@ -63,7 +63,11 @@ impl Server {
         };
         let stop = Arc::new(tokio::sync::Notify::new());
         let task = tokio::spawn(accept_loop(listener, router(state), Arc::clone(&stop)));
-        Self { endpoint, stop, task }
+        Self {
+            endpoint,
+            stop,
+            task,
+        }
     }
 
     pub fn endpoint(&self) -> &Endpoint {
@@ -95,7 +99,12 @@ async fn accept_loop(listener: Listener, router: Router, stop: Arc<tokio::sync::
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     // The semaphore is never closed, so a place is always found in the end.
-    let accept = || async { (Arc::clone(&places).acquire_owned().await.ok(), listener.accept().await) };
+    let accept = || async {
+        (
+            Arc::clone(&places).acquire_owned().await.ok(),
+            listener.accept().await,
+        )
+    };
     let mut accepting = Box::pin(accept());
     loop {
         tokio::select! {
@@ -140,9 +149,19 @@ fn router(state: ApiState) -> Router {
         .route("/v1/shares", get(shares))
         .route("/v1/command", post(command))
         .route("/v1/cat", post(cat_content))
-        .fallback(|| async { refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path") })
+        .fallback(|| async {
+            refuse(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "there is nothing at this path",
+            )
+        })
         .method_not_allowed_fallback(|| async {
-            refuse(StatusCode::METHOD_NOT_ALLOWED, "usage", "this path does not take this method")
+            refuse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "usage",
+                "this path does not take this method",
+            )
         })
         .layer(middleware::from_fn_with_state(state.clone(), guard))
         .with_state(state)
@@ -153,13 +172,21 @@ async fn guard(State(state): State<ApiState>, request: HttpRequest, next: Next) 
     let verdict = auth::check(request.headers(), state.token.as_deref());
     let open = request.uri().path() == "/v1/health" && request.method() == Method::GET;
     match verdict {
-        Err(Refusal::Foreign) => {
-            refuse(StatusCode::FORBIDDEN, "policy", "requests must come from this machine, not from a web page")
-        }
+        Err(Refusal::Foreign) => refuse(
+            StatusCode::FORBIDDEN,
+            "policy",
+            "requests must come from this machine, not from a web page",
+        ),
         Err(Refusal::NoToken) if !open => {
-            let mut response =
-                refuse(StatusCode::UNAUTHORIZED, "policy", "the bearer token in api.token in the data directory is needed");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+            let mut response = refuse(
+                StatusCode::UNAUTHORIZED,
+                "policy",
+                "the bearer token in api.token in the data directory is needed",
+            );
+            response.headers_mut().insert(
+                header::WWW_AUTHENTICATE,
+                header::HeaderValue::from_static("Bearer"),
+            );
             response
         }
         Err(Refusal::NoToken) | Ok(()) => next.run(request).await,
@@ -170,23 +197,30 @@ async fn guard(State(state): State<ApiState>, request: HttpRequest, next: Next) 
 async fn health(State(state): State<ApiState>, request: HttpRequest) -> Response {
     let authorized = auth::check(request.headers(), state.token.as_deref()).is_ok();
     let version = env!("CARGO_PKG_VERSION");
-    Json(json!({ "type": "health", "status": "ok", "version": version, "authorized": authorized })).into_response()
+    Json(json!({ "type": "health", "status": "ok", "version": version, "authorized": authorized }))
+        .into_response()
 }
 
 async fn status(State(state): State<ApiState>) -> Response {
-    collected(&state, Request::Status).await.map_or_else(refused, |mut objects| {
-        let status = objects.pop().unwrap_or(Value::Null);
-        Json(status).into_response()
-    })
+    collected(&state, Request::Status)
+        .await
+        .map_or_else(refused, |mut objects| {
+            let status = objects.pop().unwrap_or(Value::Null);
+            Json(status).into_response()
+        })
 }
 
 async fn peers(State(state): State<ApiState>) -> Response {
     let request = Request::Peers { watch: false };
-    collected(&state, request).await.map_or_else(refused, |objects| Json(objects).into_response())
+    collected(&state, request)
+        .await
+        .map_or_else(refused, |objects| Json(objects).into_response())
 }
 
 async fn shares(State(state): State<ApiState>) -> Response {
-    collected(&state, Request::Shares).await.map_or_else(refused, |objects| Json(objects).into_response())
+    collected(&state, Request::Shares)
+        .await
+        .map_or_else(refused, |objects| Json(objects).into_response())
 }
 
 /// The objects of a short answer.
@@ -218,7 +252,8 @@ fn lines(answer: Answer, slot: OwnedSemaphorePermit) -> impl Stream<Item = Bytes
     answer.map(move |reply| {
         let _held = &slot;
         let mut line = serde_json::to_vec(&reply).unwrap_or_else(|error| {
-            let failure = json!({ "type": "error", "code": "error", "message": unwritable(error).message });
+            let failure =
+                json!({ "type": "error", "code": "error", "message": unwritable(error).message });
             failure.to_string().into_bytes()
         });
         line.push(b'\n');
@@ -251,17 +286,31 @@ async fn cat_content(State(state): State<ApiState>, request: HttpRequest) -> Res
 
 fn streamed(kind: &'static str, body: impl Stream<Item = Bytes> + Send + 'static) -> Response {
     let body = Body::from_stream(body.map(Ok::<_, Infallible>));
-    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")], body).into_response()
+    (
+        [
+            (header::CONTENT_TYPE, kind),
+            (header::CACHE_CONTROL, "no-store"),
+        ],
+        body,
+    )
+        .into_response()
 }
 
 fn slot(state: &ApiState) -> Result<OwnedSemaphorePermit, Failure> {
-    Arc::clone(&state.slots)
-        .try_acquire_owned()
-        .map_err(|_| Failure::new("busy", format!("{MAX_REQUESTS} requests are running already; try again later")))
+    Arc::clone(&state.slots).try_acquire_owned().map_err(|_| {
+        Failure::new(
+            "busy",
+            format!("{MAX_REQUESTS} requests are running already; try again later"),
+        )
+    })
 }
 
 async fn json_body<T: DeserializeOwned>(request: HttpRequest) -> Result<T, Failure> {
-    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok())
+        .unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/json") {
         return Err(Failure::usage("the body must be application/json"));
@@ -269,8 +318,13 @@ async fn json_body<T: DeserializeOwned>(request: HttpRequest) -> Result<T, Failu
     let body = tokio::time::timeout(READ_DEADLINE, to_bytes(request.into_body(), MAX_BODY))
         .await
         .map_err(|_| Failure::new("timeout", "the body of the request did not arrive in time"))?
-        .map_err(|error| Failure::usage(format!("the body cannot be read (at most {MAX_BODY} bytes): {error}")))?;
-    serde_json::from_slice(&body).map_err(|error| Failure::usage(format!("the body is no valid request: {error}")))
+        .map_err(|error| {
+            Failure::usage(format!(
+                "the body cannot be read (at most {MAX_BODY} bytes): {error}"
+            ))
+        })?;
+    serde_json::from_slice(&body)
+        .map_err(|error| Failure::usage(format!("the body is no valid request: {error}")))
 }
 
 fn refused(failure: Failure) -> Response {
@@ -290,5 +344,8 @@ fn refuse(status: StatusCode, code: &'static str, message: &str) -> Response {
 }
 
 fn unwritable(error: serde_json::Error) -> Failure {
-    Failure::new("error", format!("the answer cannot be written as JSON: {error}"))
+    Failure::new(
+        "error",
+        format!("the answer cannot be written as JSON: {error}"),
+    )
 }

@@ -7,7 +7,10 @@ pub mod one {
 
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<T: Display, S: Serializer>(
+        value: &T,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(value)
     }
 
@@ -17,7 +20,8 @@ pub mod one {
         D: Deserializer<'de>,
     {
         let text = String::deserialize(deserializer)?;
-        text.parse().map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
+        text.parse()
+            .map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
     }
 }
 
@@ -28,7 +32,10 @@ pub mod list {
 
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub fn serialize<T: Display, S: Serializer>(values: &[T], serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<T: Display, S: Serializer>(
+        values: &[T],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(values.iter().map(T::to_string))
     }
 
@@ -38,7 +45,10 @@ pub mod list {
         D: Deserializer<'de>,
     {
         let texts = Vec::<String>::deserialize(deserializer)?;
-        let parse = |text: &String| text.parse().map_err(|error| D::Error::custom(format!("{text:?}: {error}")));
+        let parse = |text: &String| {
+            text.parse()
+                .map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
+        };
         texts.iter().map(parse).collect()
     }
 }
@@ -50,7 +60,10 @@ pub mod option {
 
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub fn serialize<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<T: Display, S: Serializer>(
+        value: &Option<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         match value {
             Some(value) => serializer.collect_str(value),
             None => serializer.serialize_none(),
@@ -62,7 +75,12 @@ pub mod option {
         T: FromStr<Err: Display>,
         D: Deserializer<'de>,
     {
-        let parse = |text: String| text.parse().map_err(|error| D::Error::custom(format!("{text:?}: {error}")));
-        Option::<String>::deserialize(deserializer)?.map(parse).transpose()
+        let parse = |text: String| {
+            text.parse()
+                .map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
+        };
+        Option::<String>::deserialize(deserializer)?
+            .map(parse)
+            .transpose()
     }
 }

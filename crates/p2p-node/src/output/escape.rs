@@ -44,7 +44,10 @@ mod tests {
 
     #[test]
     fn nothing_steers_the_terminal() {
-        assert_eq!(escape("\x1b]0;owned\x07a\rb\n"), "\\u{1b}]0;owned\\u{7}a\\u{d}b\\u{a}");
+        assert_eq!(
+            escape("\x1b]0;owned\x07a\rb\n"),
+            "\\u{1b}]0;owned\\u{7}a\\u{d}b\\u{a}"
+        );
         assert_eq!(escape("photo\u{202e}gpj.exe"), "photo\\u{202e}gpj.exe");
         assert_eq!(escape("\u{9b}31m"), "\\u{9b}31m");
         assert_eq!(escape("saudações 👩‍🚀 فارسی"), "saudações 👩‍🚀 فارسی");
@@ -56,6 +59,9 @@ mod tests {
         let json = serde_json::to_string(text).expect("a string");
         let safe = escape_json(&json);
         assert!(!safe.chars().any(is_unsafe), "{safe}");
-        assert_eq!(serde_json::from_str::<String>(&safe).ok().as_deref(), Some(text));
+        assert_eq!(
+            serde_json::from_str::<String>(&safe).ok().as_deref(),
+            Some(text)
+        );
     }
 }

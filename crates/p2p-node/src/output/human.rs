@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::escape::escape;
 use crate::control::protocol::{
-    CompleteReply, ContentReply, FoundReply, PeerReply, Ready, Reply, ShareReply, SharedReply, SkippedReply, StatusReply,
+    CompleteReply, ContentReply, FoundReply, PeerReply, Ready, Reply, ShareReply, SharedReply,
+    SkippedReply, StatusReply,
 };
 use crate::units::{human_duration, human_size};
 
@@ -18,50 +19,92 @@ pub fn render(reply: &Reply, quiet: bool) -> Option<String> {
         Reply::Share(share) if quiet => escape(&share.id),
         Reply::Share(share) => share_text(share),
         Reply::Unshared(share) if quiet => escape(&share.id),
-        Reply::Unshared(share) => format!("no longer shared: {} ({})", escape(&share.name), escape(&share.path)),
+        Reply::Unshared(share) => format!(
+            "no longer shared: {} ({})",
+            escape(&share.name),
+            escape(&share.path)
+        ),
         Reply::Complete(complete) if quiet => escape(&complete.path),
         Reply::Complete(complete) => complete_text(complete),
         Reply::Content(content) if quiet => escape(&content.id),
         Reply::Content(content) => content_text(content),
         Reply::Listing { .. } if quiet => return None,
-        Reply::Listing { name, kind, size, files, .. } => listing_text(name.as_deref(), kind, *size, *files),
+        Reply::Listing {
+            name,
+            kind,
+            size,
+            files,
+            ..
+        } => listing_text(name.as_deref(), kind, *size, *files),
         Reply::Found(found) if quiet => escape(&found.id),
         Reply::Found(found) => found_text(found),
         Reply::Removed { .. } if quiet => return None,
         Reply::Removed { id, deleted } => removed_text(id, deleted),
         Reply::Provider { peer, .. } if quiet => escape(peer),
-        Reply::Provider { peer, addresses, .. } => with_list(escape(peer), addresses),
+        Reply::Provider {
+            peer, addresses, ..
+        } => with_list(escape(peer), addresses),
         Reply::Peer(peer) if quiet => escape(&peer.peer),
         Reply::Peer(peer) => peer_text(peer),
         Reply::Connected { peer, .. } if quiet => escape(peer),
-        Reply::Connected { peer, address } => format!("connected to {} at {}", escape(peer), escape(address)),
+        Reply::Connected { peer, address } => {
+            format!("connected to {} at {}", escape(peer), escape(address))
+        }
         Reply::Id { peer, .. } if quiet => escape(peer),
-        Reply::Id { peer, publisher, addresses } => id_text(peer, publisher, addresses),
+        Reply::Id {
+            peer,
+            publisher,
+            addresses,
+        } => id_text(peer, publisher, addresses),
         Reply::Ticket { ticket, .. } => escape(ticket),
         Reply::Status(status) => status_text(status),
         Reply::Stopping if quiet => return None,
         Reply::Stopping => "stopping".to_owned(),
         Reply::Initialized { .. } if quiet => return None,
-        Reply::Initialized { config, peer, publisher, .. } => {
+        Reply::Initialized {
+            config,
+            peer,
+            publisher,
+            ..
+        } => {
             let (config, peer, publisher) = (escape(config), escape(peer), escape(publisher));
-            format!("wrote {config}\npeer {peer}\npublisher {publisher}\n\nStart it with:\n  p2p-node --config {config}")
+            format!(
+                "wrote {config}\npeer {peer}\npublisher {publisher}\n\nStart it with:\n  p2p-node --config {config}"
+            )
         }
     })
 }
 
 fn ready_text(ready: &Ready) -> String {
     let mut lines = vec![format!("peer {}", escape(&ready.peer))];
-    lines.extend(ready.addresses.iter().map(|address| format!("address {}", escape(address))));
+    lines.extend(
+        ready
+            .addresses
+            .iter()
+            .map(|address| format!("address {}", escape(address))),
+    );
     lines.push(format!("api {}", escape(&ready.api)));
     lines.join("\n")
 }
 
 fn shared_text(shared: &SharedReply) -> String {
-    let (id, name, ticket) = (escape(&shared.id), label(&shared.name, &shared.kind), escape(&shared.ticket));
+    let (id, name, ticket) = (
+        escape(&shared.id),
+        label(&shared.name, &shared.kind),
+        escape(&shared.ticket),
+    );
     let size = human_size(shared.size);
-    let left_out = |skipped: &SkippedReply| format!("left out {}: {}\n", escape(&skipped.path), escape(&skipped.why));
+    let left_out = |skipped: &SkippedReply| {
+        format!(
+            "left out {}: {}\n",
+            escape(&skipped.path),
+            escape(&skipped.why)
+        )
+    };
     let skipped: String = shared.skipped.iter().map(left_out).collect();
-    format!("share {id} {name} ({size})\n{skipped}ticket {ticket}\n\nOn the other side:\n  p2p-node get {ticket}\n")
+    format!(
+        "share {id} {name} ({size})\n{skipped}ticket {ticket}\n\nOn the other side:\n  p2p-node get {ticket}\n"
+    )
 }
 
 /// A folder ends in a slash, as `ls -F` shows it.
@@ -72,7 +115,9 @@ fn label(name: &str, kind: &str) -> String {
 
 fn share_text(share: &ShareReply) -> String {
     let announced = match (share.announced.as_str(), share.announced_ago) {
-        ("done", Some(ago)) => format!("announced {} ago", human_duration(Duration::from_secs(ago))),
+        ("done", Some(ago)) => {
+            format!("announced {} ago", human_duration(Duration::from_secs(ago)))
+        }
         ("done", None) => "announced".to_owned(),
         ("due", _) => "to be announced".to_owned(),
         ("failed", _) => "not announced, trying again".to_owned(),
@@ -81,7 +126,11 @@ fn share_text(share: &ShareReply) -> String {
     };
     let unlisted = if share.unlisted { ", unlisted" } else { "" };
     let (id, state) = (escape(&share.id), escape(&share.state));
-    let (size, name, path) = (human_size(share.size), label(&share.name, &share.kind), escape(&share.path));
+    let (size, name, path) = (
+        human_size(share.size),
+        label(&share.name, &share.kind),
+        escape(&share.path),
+    );
     format!("{id}  {size:>7}  {state:<7}  {name}  ({announced}{unlisted}; {path})")
 }
 
@@ -93,45 +142,74 @@ fn complete_text(complete: &CompleteReply) -> String {
         many => format!(", {many} sources"),
     };
     let time = human_duration(Duration::try_from_secs_f64(complete.seconds).unwrap_or_default());
-    let (path, size, rate) = (escape(&complete.path), human_size(complete.size), human_size(rate as u64));
+    let (path, size, rate) = (
+        escape(&complete.path),
+        human_size(complete.size),
+        human_size(rate as u64),
+    );
     format!("{path} ({size} in {time}, {rate}/s{sources})")
 }
 
 fn content_text(content: &ContentReply) -> String {
-    let name = content.name.as_deref().map_or_else(|| "(no name)".into(), |name| label(name, &content.kind));
+    let name = content
+        .name
+        .as_deref()
+        .map_or_else(|| "(no name)".into(), |name| label(name, &content.kind));
     let (id, size) = (escape(&content.id), human_size(content.size));
     let state = match (content.state.as_str(), content.held) {
         ("entry" | "offered", _) => return format!("{id}  {size:>7}  {name}"),
         ("partial", Some(held)) => {
-            let percent = held.saturating_mul(100).checked_div(content.size).unwrap_or(100).min(99);
+            let percent = held
+                .saturating_mul(100)
+                .checked_div(content.size)
+                .unwrap_or(100)
+                .min(99);
             format!("{percent}% here")
         }
         (state, _) => escape(state),
     };
-    let path = content.path.as_deref().map(|path| format!("  ({})", escape(path))).unwrap_or_default();
+    let path = content
+        .path
+        .as_deref()
+        .map(|path| format!("  ({})", escape(path)))
+        .unwrap_or_default();
     format!("{id}  {size:>7}  {state:<8}  {name}{path}")
 }
 
 fn listing_text(name: Option<&str>, kind: &str, size: u64, files: u64) -> String {
     let name = name.map_or_else(|| "(no name)".to_owned(), |name| label(name, kind));
-    let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+    let files = if files == 1 {
+        "1 file".to_owned()
+    } else {
+        format!("{files} files")
+    };
     format!("{name}: {files}, {}", human_size(size))
 }
 
 fn found_text(found: &FoundReply) -> String {
-    let (id, peer, publisher) = (escape(&found.id), escape(&found.peer), escape(&found.publisher));
+    let (id, peer, publisher) = (
+        escape(&found.id),
+        escape(&found.peer),
+        escape(&found.publisher),
+    );
     let (size, name) = (human_size(found.size), label(&found.name, &found.kind));
     format!("{id}  {size:>7}  {name}  (at {peer}, signed by {publisher})")
 }
 
 fn removed_text(id: &str, deleted: &[String]) -> String {
     let mut lines = vec![format!("forgotten: {}", escape(id))];
-    lines.extend(deleted.iter().map(|path| format!("deleted {}", escape(path))));
+    lines.extend(
+        deleted
+            .iter()
+            .map(|path| format!("deleted {}", escape(path))),
+    );
     lines.join("\n")
 }
 
 fn peer_text(peer: &PeerReply) -> String {
-    let rtt = peer.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms"));
+    let rtt = peer
+        .rtt_ms
+        .map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms"));
     let agent = peer.agent.as_deref().map_or_else(|| "-".to_owned(), escape);
     let found: Vec<String> = peer.found.iter().map(|how| escape(how)).collect();
     let what = peer.event.as_deref().unwrap_or(&peer.state);
@@ -147,14 +225,24 @@ fn peer_text(peer: &PeerReply) -> String {
 }
 
 fn id_text(peer: &str, publisher: &str, addresses: &[String]) -> String {
-    let mut lines = vec![format!("peer {}", escape(peer)), format!("publisher {}", escape(publisher))];
-    lines.extend(addresses.iter().map(|address| format!("address {}", escape(address))));
+    let mut lines = vec![
+        format!("peer {}", escape(peer)),
+        format!("publisher {}", escape(publisher)),
+    ];
+    lines.extend(
+        addresses
+            .iter()
+            .map(|address| format!("address {}", escape(address))),
+    );
     lines.join("\n")
 }
 
 fn with_list(head: String, below: &[String]) -> String {
     let lines = below.iter().map(|line| format!("  {}", escape(line)));
-    std::iter::once(head).chain(lines).collect::<Vec<_>>().join("\n")
+    std::iter::once(head)
+        .chain(lines)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn status_text(status: &StatusReply) -> String {
@@ -163,15 +251,34 @@ fn status_text(status: &StatusReply) -> String {
     let lines = [
         format!("peer       {}", escape(&status.peer)),
         format!("publisher  {}", escape(&status.publisher)),
-        format!("version    {} ({}), up {uptime}", escape(&status.version), escape(&status.agent)),
-        format!("peers      {} connected, {} known", status.peers_connected, status.peers_known),
-        format!("dht        {}, {} peers", escape(&status.dht_mode), status.dht_peers),
+        format!(
+            "version    {} ({}), up {uptime}",
+            escape(&status.version),
+            escape(&status.agent)
+        ),
+        format!(
+            "peers      {} connected, {} known",
+            status.peers_connected, status.peers_known
+        ),
+        format!(
+            "dht        {}, {} peers",
+            escape(&status.dht_mode),
+            status.dht_peers
+        ),
         format!(
             "shares     {}: {} announced, {} due, {} failed",
             status.shares, status.announced, status.announce_due, status.announce_failed
         ),
-        format!("fetches    {} running, {} received", status.fetches, human_size(status.down_bytes)),
-        format!("uploads    {} running, {} sent", status.uploads, human_size(status.up_bytes)),
+        format!(
+            "fetches    {} running, {} received",
+            status.fetches,
+            human_size(status.down_bytes)
+        ),
+        format!(
+            "uploads    {} running, {} sent",
+            status.uploads,
+            human_size(status.up_bytes)
+        ),
         format!(
             "cache      {} of {}, {} hits, {} misses",
             human_size(cache.bytes),
@@ -187,8 +294,15 @@ fn status_text(status: &StatusReply) -> String {
             human_size(storage.index)
         ),
     ];
-    let addresses = status.addresses.iter().map(|address| format!("address    {}", escape(address)));
-    lines.into_iter().chain(addresses).collect::<Vec<_>>().join("\n")
+    let addresses = status
+        .addresses
+        .iter()
+        .map(|address| format!("address    {}", escape(address)));
+    lines
+        .into_iter()
+        .chain(addresses)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[cfg(test)]
@@ -204,7 +318,10 @@ mod tests {
             kind: "file".into(),
             files: 1,
             ticket: "p2p1xyz".into(),
-            skipped: vec![SkippedReply { path: "/tmp/x/pipe".into(), why: "no file".into() }],
+            skipped: vec![SkippedReply {
+                path: "/tmp/x/pipe".into(),
+                why: "no file".into(),
+            }],
         }
     }
 
@@ -218,9 +335,21 @@ mod tests {
 
     #[test]
     fn quiet_leaves_the_bare_result() {
-        assert_eq!(render(&Reply::Shared(shared()), true), Some("ab".repeat(32)));
-        let complete = CompleteReply { id: "ab".into(), path: "/a/b".into(), size: 1, seconds: 0.0, sources: vec![] };
-        assert_eq!(render(&Reply::Complete(complete), true).as_deref(), Some("/a/b"));
+        assert_eq!(
+            render(&Reply::Shared(shared()), true),
+            Some("ab".repeat(32))
+        );
+        let complete = CompleteReply {
+            id: "ab".into(),
+            path: "/a/b".into(),
+            size: 1,
+            seconds: 0.0,
+            sources: vec![],
+        };
+        assert_eq!(
+            render(&Reply::Complete(complete), true).as_deref(),
+            Some("/a/b")
+        );
     }
 
     #[test]
@@ -237,6 +366,8 @@ mod tests {
             publisher: None,
             peer: None,
         };
-        assert!(render(&Reply::Content(content), false).is_some_and(|text| text.contains("99% here")));
+        assert!(
+            render(&Reply::Content(content), false).is_some_and(|text| text.contains("99% here"))
+        );
     }
 }

@@ -10,6 +10,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
+use serde::Serialize;
 
 use crate::cli::Cli;
 use crate::control::protocol::Reply;
@@ -34,7 +35,11 @@ impl Printer {
         } else {
             ProgressLine::plain()
         };
-        Self { json: cli.json, quiet: cli.quiet, progress }
+        Self {
+            json: cli.json,
+            quiet: cli.quiet,
+            progress,
+        }
     }
 
     /// Prints one object of an answer.
@@ -47,7 +52,7 @@ impl Printer {
         if self.json {
             return match reply {
                 Reply::Hashing { .. } | Reply::Done => Ok(()),
-                reply => self.json_line(&serde_json::to_value(reply).map_err(|error| unwritable(&error))?),
+                reply => self.json_line(reply),
             };
         }
         match human::render(reply, self.quiet) {
@@ -56,9 +61,10 @@ impl Printer {
         }
     }
 
-    /// Prints an object that is no answer of a node.
-    pub fn json_line(&self, object: &serde_json::Value) -> Result<(), Failure> {
-        write_stdout(&escape_json(&object.to_string()))
+    /// Prints any object, on a line of its own.
+    pub fn json_line(&self, object: &impl Serialize) -> Result<(), Failure> {
+        let json = serde_json::to_string(object).map_err(|error| unwritable(&error))?;
+        write_stdout(&escape_json(&json))
     }
 
     /// Prints text that is a result.
@@ -102,7 +108,10 @@ impl Printer {
     /// Says that the user stopped it.
     pub fn interrupted(&mut self, resumable: bool) {
         if resumable && self.json {
-            self.failure(&Failure::new("interrupted", "interrupted; run the same command again to resume"));
+            self.failure(&Failure::new(
+                "interrupted",
+                "interrupted; run the same command again to resume",
+            ));
         } else if resumable {
             self.end_progress();
             write_stderr("interrupted; run the same command again to resume");
@@ -118,12 +127,19 @@ impl Printer {
 
 /// A command line that cannot be understood, or a wish for help; the exit code.
 pub fn usage(error: &clap::Error) -> ExitCode {
-    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    let json = std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == "--json");
+    let asked = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    );
+    let json = std::env::args_os()
+        .skip(1)
+        .take_while(|arg| arg != "--")
+        .any(|arg| arg == "--json");
     if json && !asked {
         let message = error.render().to_string();
         let message = message.trim().trim_start_matches("error: ");
-        let object = serde_json::to_string(&Reply::Error(Failure::usage(message))).unwrap_or_default();
+        let object =
+            serde_json::to_string(&Reply::Error(Failure::usage(message))).unwrap_or_default();
         // When stdout is gone there is nobody left to tell.
         let _ = write_stdout(&escape_json(&object));
     } else {
@@ -139,10 +155,12 @@ fn escape_lines(text: &str) -> String {
 /// Unlike `println!`, which panics when the reader went away.
 fn write_stdout(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
-        io::ErrorKind::BrokenPipe => Failure::closed(),
-        _ => Failure::io("cannot write to standard output", &error),
-    })
+    writeln!(stdout, "{text}")
+        .and_then(|()| stdout.flush())
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::closed(),
+            _ => Failure::io("cannot write to standard output", &error),
+        })
 }
 
 fn write_stderr(text: &str) {
@@ -151,5 +169,8 @@ fn write_stderr(text: &str) {
 }
 
 fn unwritable(error: &serde_json::Error) -> Failure {
-    Failure::new("error", format!("the answer cannot be written as JSON: {error}"))
+    Failure::new(
+        "error",
+        format!("the answer cannot be written as JSON: {error}"),
+    )
 }

@@ -32,11 +32,21 @@ impl ProgressLine {
 
     pub fn fetching(&mut self, progress: &ProgressReply) {
         let text = describe(progress);
-        self.show(progress.done, progress.size, &text, progress.state == "complete");
+        self.show(
+            progress.done,
+            progress.size,
+            &text,
+            progress.state == "complete",
+        );
     }
 
     pub fn hashing(&mut self, path: &str, done: u64, total: u64) {
-        let text = format!("reading {} of {}: {}", human_size(done), human_size(total), escape(path));
+        let text = format!(
+            "reading {} of {}: {}",
+            human_size(done),
+            human_size(total),
+            escape(path)
+        );
         self.show(done, Some(total), &text, false);
     }
 
@@ -50,7 +60,9 @@ impl ProgressLine {
                 bar.set_message(text.to_owned());
             }
             Self::Plain { last: before } => {
-                let due = before.as_ref().is_none_or(|(when, said)| when.elapsed() >= LINE_EVERY && said != text);
+                let due = before
+                    .as_ref()
+                    .is_none_or(|(when, said)| when.elapsed() >= LINE_EVERY && said != text);
                 // The result that follows says it better than a last line would.
                 if due && !last {
                     super::write_stderr(text);
@@ -77,7 +89,11 @@ impl ProgressLine {
 fn new_bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(DRAWS));
     let style = ProgressStyle::with_template("{spinner} {bar:24} {percent:>3}%  {wide_msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("█▉▊▋▌▍▎▏ "));
+    bar.set_style(
+        style
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .progress_chars("█▉▊▋▌▍▎▏ "),
+    );
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }
@@ -85,16 +101,26 @@ fn new_bar() -> ProgressBar {
 /// `"fetching 1.2 MB of 3.4 GB, 12 MB/s, 4m32s left, 3 sources"`, or why nothing moves.
 fn describe(progress: &ProgressReply) -> String {
     let mut parts = vec![match progress.size {
-        Some(size) => format!("{} {} of {}", escape(&progress.state), human_size(progress.done), human_size(size)),
+        Some(size) => format!(
+            "{} {} of {}",
+            escape(&progress.state),
+            human_size(progress.done),
+            human_size(size)
+        ),
         None => escape(&progress.state),
     }];
     if let Some(stall) = &progress.stall {
         parts.push(escape(stall));
     } else if progress.rate > 0 {
         parts.push(format!("{}/s", human_size(progress.rate)));
-        let left = progress.size.map_or(0, |size| size.saturating_sub(progress.done));
+        let left = progress
+            .size
+            .map_or(0, |size| size.saturating_sub(progress.done));
         if left > 0 {
-            parts.push(format!("{} left", human_duration(Duration::from_secs(left.div_ceil(progress.rate)))));
+            parts.push(format!(
+                "{} left",
+                human_duration(Duration::from_secs(left.div_ceil(progress.rate)))
+            ));
         }
     }
     match progress.sources {
@@ -121,11 +147,24 @@ mod tests {
             state: "fetching".into(),
             stall: None,
         };
-        assert_eq!(describe(&progress), "fetching 1.2 MB of 3.4 GB, 12 MB/s, 4m44s left, 3 sources");
+        assert_eq!(
+            describe(&progress),
+            "fetching 1.2 MB of 3.4 GB, 12 MB/s, 4m44s left, 3 sources"
+        );
         progress.stall = Some("waiting for \x1bX".into());
         progress.sources = 1;
-        assert_eq!(describe(&progress), "fetching 1.2 MB of 3.4 GB, waiting for \\u{1b}X, 1 source");
-        progress = ProgressReply { size: None, stall: None, rate: 0, sources: 0, state: "searching".into(), ..progress };
+        assert_eq!(
+            describe(&progress),
+            "fetching 1.2 MB of 3.4 GB, waiting for \\u{1b}X, 1 source"
+        );
+        progress = ProgressReply {
+            size: None,
+            stall: None,
+            rate: 0,
+            sources: 0,
+            state: "searching".into(),
+            ..progress
+        };
         assert_eq!(describe(&progress), "searching");
     }
 }

@@ -219,13 +219,16 @@ impl Fetch {
 
     /// How far it is, now and at each change; a slow reader sees the latest only. Ends with the fetch.
     pub fn progress(&self) -> impl Stream<Item = Progress> + Send + Unpin + use<> {
-        let told = stream::unfold((self.progress.clone(), true), |(mut watching, first)| async move {
-            if !first {
-                watching.changed().await.ok()?;
-            }
-            let progress = watching.borrow_and_update().clone();
-            Some((progress, (watching, false)))
-        });
+        let told = stream::unfold(
+            (self.progress.clone(), true),
+            |(mut watching, first)| async move {
+                if !first {
+                    watching.changed().await.ok()?;
+                }
+                let progress = watching.borrow_and_update().clone();
+                Some((progress, (watching, false)))
+            },
+        );
         told.boxed()
     }
 
@@ -234,7 +237,9 @@ impl Fetch {
         let Self {
             outcome, progress, ..
         } = self;
-        let result = outcome.await.unwrap_or(Err(FetchError::Stopped(NodeStopped)));
+        let result = outcome
+            .await
+            .unwrap_or(Err(FetchError::Stopped(NodeStopped)));
         drop(progress);
         result
     }

@@ -11,7 +11,10 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 pub use self::handle::{Fetch, FetchBuilder, FetchTarget};
 pub use crate::store::Existing;
-use crate::{content::{Address, ContentId, NodeId, Ticket, TrustPolicy}, node::query::Listed};
+use crate::{
+    content::{Address, ContentId, NodeId, Ticket, TrustPolicy},
+    node::query::Listed,
+};
 
 /// Where a fetch puts its result.
 #[derive(Debug, Clone)]

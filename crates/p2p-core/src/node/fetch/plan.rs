@@ -1,6 +1,11 @@
 //! What a fetch fetches: contents, the file each is written to, and their place in the piece space.
 
-use std::{collections::HashMap, ops::Range, path::PathBuf, sync::{Arc, Mutex, PoisonError}};
+use std::{
+    collections::HashMap,
+    ops::Range,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use crate::{
     content::{BLOCK_LEN, BlockIndex, BlockSet, Collection, ContentId, Geometry},

@@ -205,7 +205,11 @@ pub(crate) fn finish(
         .plan
         .items()
         .iter()
-        .map(|item| item.geometry.size().saturating_mul(item.paths.len().max(1) as u64))
+        .map(|item| {
+            item.geometry
+                .size()
+                .saturating_mul(item.paths.len().max(1) as u64)
+        })
         .fold(0, u64::saturating_add);
     Ok((path, bytes))
 }
@@ -241,10 +245,8 @@ pub(crate) fn read_all(content: &Content) -> Result<Vec<u8>, StoreError> {
     if content.geometry().size() > MAX_LISTING {
         return Ok(Vec::new());
     }
-    let mut bytes = Vec::new();
-    for block in content.geometry().indices() {
-        bytes.extend_from_slice(content.block(block)?.bytes());
-    }
+    let mut bytes = vec![0; usize::try_from(content.geometry().size()).unwrap_or_default()];
+    content.read_at(0, &mut bytes)?;
     Ok(bytes)
 }
 

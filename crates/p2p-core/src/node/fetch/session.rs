@@ -16,7 +16,7 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    Fetched, FetchState, Goal, Order, Outcome, Progress, SourceBytes,
+    FetchState, Fetched, Goal, Order, Outcome, Progress, SourceBytes,
     prepare::{self, Prepared},
     receive::{Report, What},
     transfer::Transfer,
@@ -148,7 +148,12 @@ impl Session {
                 return self.end(Err(error.into()));
             }
             for provider in ticket.providers() {
-                self.hear_of(provider.node(), provider.addresses(), FoundBy::Ticket, hands);
+                self.hear_of(
+                    provider.node(),
+                    provider.addresses(),
+                    FoundBy::Ticket,
+                    hands,
+                );
             }
         }
         for address in std::mem::take(&mut self.order.peers) {
@@ -191,14 +196,14 @@ impl Session {
     }
 
     /// A manifest of what is fetched, checked against the policy.
-    fn accept(
-        &mut self,
-        manifest: SignedManifest,
-        hands: &Hands,
-    ) -> Result<(), ManifestError> {
+    fn accept(&mut self, manifest: SignedManifest, hands: &Hands) -> Result<(), ManifestError> {
         match manifest.verify(self.policy()) {
             Ok(trusted) => {
-                if self.trusted.iter().all(|known| known.publisher != trusted.publisher) {
+                if self
+                    .trusted
+                    .iter()
+                    .all(|known| known.publisher != trusted.publisher)
+                {
                     self.trusted.push(trusted);
                 }
                 Ok(())
@@ -319,8 +324,7 @@ impl Session {
     }
 
     fn wants_entries(&self) -> bool {
-        self.goal == Goal::Folder
-            && matches!(self.stage, Stage::Transfer(_) | Stage::Preparing)
+        self.goal == Goal::Folder && matches!(self.stage, Stage::Transfer(_) | Stage::Preparing)
     }
 
     /// An answer to `Have`.
@@ -597,7 +601,9 @@ impl Session {
         };
         if let What::NotStored { error, .. } = report.what {
             let error = match error {
-                StoreError::Sync { .. } | StoreError::AlreadyComplete(_) => FetchError::Store(error),
+                StoreError::Sync { .. } | StoreError::AlreadyComplete(_) => {
+                    FetchError::Store(error)
+                }
                 error => error.into(),
             };
             return self.end(Err(error));
@@ -638,7 +644,11 @@ impl Session {
             return;
         };
         let slots = &self.slots;
-        let pumped = transfer.pump(self.number, |slot| slots.get(slot.0 as usize).copied(), hands);
+        let pumped = transfer.pump(
+            self.number,
+            |slot| slots.get(slot.0 as usize).copied(),
+            hands,
+        );
         if pumped.search {
             self.search(hands);
         }

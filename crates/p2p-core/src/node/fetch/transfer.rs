@@ -181,7 +181,11 @@ impl Transfer {
                 return Some((peer, bytes));
             }
             What::Bad { piece } => {
-                tracing::warn!(?peer, ?piece, "a peer sent bytes that are not of the content");
+                tracing::warn!(
+                    ?peer,
+                    ?piece,
+                    "a peer sent bytes that are not of the content"
+                );
                 match piece {
                     Some(piece) if self.arrived(request, piece, now) => {
                         self.scheduler.on_bad_block(request, piece, now);
@@ -243,10 +247,9 @@ impl Transfer {
     }
 
     fn on_lacks(&mut self, request: RequestId, item: usize, status: ItemStatus, now: Instant) {
-        let (Some(range), Some(source)) = (
-            self.plan.pieces_of(item),
-            self.scheduler.source_of(request),
-        ) else {
+        let (Some(range), Some(source)) =
+            (self.plan.pieces_of(item), self.scheduler.source_of(request))
+        else {
             return;
         };
         tracing::debug!(?status, item, "a source does not have what it said");
