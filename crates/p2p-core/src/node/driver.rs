@@ -44,8 +44,16 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SessionId(pub(crate) u64);
 
-/// Queries of peers being answered at once; beyond it they are told to come back.
-const MAX_ANSWERS: usize = 256;
+/// Queries of one peer being answered at once; beyond it it is told to come back. `Have` waits on purpose, so that one peer
+/// must not take what all share.
+const ANSWERS_PER_PEER: usize = 16;
+/// Peers with queries being answered at once.
+const MAX_ANSWERED: usize = 256;
+/// A peer that asked for blocks counts as a provider for this long.
+const ASKER_TTL: Duration = Duration::from_secs(120);
+/// Contents whose askers are remembered, and askers of each.
+const MAX_ASKED_FOR: usize = 256;
+const MAX_ASKERS: usize = 64;
 /// Peers are told of in an answer: enough to go on with.
 const PROVIDERS_TOLD: usize = 20;
 /// Commands and reports handled before the network has its turn again.
@@ -83,7 +91,10 @@ pub(super) struct Driver {
     pub(super) announcer: Announcer,
     pub(super) admission: Admission<UploadId>,
     uploads: HashMap<UploadId, Upload>,
-    answers: usize,
+    /// Queries of each peer being answered.
+    answers: BTreeMap<NodeId, usize>,
+    /// Peers that lately asked for blocks, by content: they have, or will soon have, some themselves.
+    askers: BTreeMap<ContentId, BTreeMap<NodeId, Instant>>,
     pub(super) catalog: Arc<Catalog>,
     pub(super) bootstrap: Vec<Address>,
     pub(super) max_peers: usize,
@@ -94,7 +105,8 @@ pub(super) struct Driver {
     published_at: Instant,
     dirty: bool,
     kept_at: Instant,
-    had_dht: bool,
+    has_dht: bool,
+    had_servers: bool,
     pub(super) status: Status,
 }
 
@@ -142,7 +154,8 @@ impl Driver {
             announcer: Announcer::default(),
             admission: Admission::new(config.limits.upload_slots as usize),
             uploads: HashMap::new(),
-            answers: 0,
+            answers: BTreeMap::new(),
+            askers: BTreeMap::new(),
             catalog: Arc::new(catalog),
             bootstrap: config.network.bootstrap.clone(),
             max_peers: config.limits.max_peers as usize,
@@ -153,8 +166,24 @@ impl Driver {
             published_at: now,
             dirty: true,
             kept_at: now,
-            had_dht: false,
+            has_dht: config.network.dht != crate::config::DhtMode::Off,
+            had_servers: false,
             status,
+        }
+    }
+
+    /// Announces what is known from earlier runs, spread out.
+    pub(super) fn announce_later(&mut self, ids: Vec<ContentId>) {
+        let mut due = self.hands.now;
+        for id in ids {
+            self.announce(id, due);
+            due += ENTRY_PAUSE;
+        }
+    }
+
+    fn announce(&mut self, id: ContentId, due: Instant) {
+        if self.has_dht {
+            self.announcer.add(id, due);
         }
     }
 
@@ -267,6 +296,11 @@ impl Driver {
             }
         }
         self.dial_lost();
+        let now = self.hands.now;
+        self.askers.retain(|_, askers| {
+            askers.retain(|_, seen| now.saturating_duration_since(*seen) < ASKER_TTL);
+            !askers.is_empty()
+        });
         let book = address_book::of(&self.hands.peers.list());
         let data_dir = self.data_dir.clone();
         self.hands.jobs.spawn_blocking(move || {
@@ -335,8 +369,11 @@ impl Driver {
             Job::Saved { session, result } => {
                 self.with_session(session, |s, _| s.on_checkpoint(result));
             }
-            Job::Replied { slot, reply } => {
-                self.answers = self.answers.saturating_sub(1);
+            Job::Replied { peer, slot, reply } => {
+                if let Some(count) = self.answers.get_mut(&peer) {
+                    *count = count.saturating_sub(1);
+                }
+                self.answers.retain(|_, count| *count > 0);
                 self.hands.net.reply(slot, reply);
             }
             Job::Uploaded { upload, served } => self.on_uploaded(upload, served),
@@ -372,11 +409,11 @@ impl Driver {
             } => {
                 let claims = manifest.claims();
                 let (id, name, size) = (claims.content, claims.name.clone(), claims.size);
-                self.announcer.add(id, self.hands.now);
+                self.announce(id, self.hands.now);
                 let mut due = self.hands.now;
                 for entry in entries {
                     due += ENTRY_PAUSE;
-                    self.announcer.add(entry, due);
+                    self.announce(entry, due);
                 }
                 let catalog = Arc::make_mut(&mut self.catalog);
                 if unlisted {
@@ -478,7 +515,7 @@ impl Driver {
             let id = concluded.id;
             match concluded.summary {
                 Summary::Fetched(fetched) => {
-                    self.announcer.add(id, self.hands.now);
+                    self.announce(id, self.hands.now);
                     self.hands.tell(Event::FetchCompleted {
                         id,
                         path: fetched.path,
@@ -607,11 +644,11 @@ impl Driver {
     /// What could not be announced while the DHT was empty is announced when its first server appears.
     fn check_dht(&mut self) {
         let has = self.hands.net.dht_peers() > 0;
-        if has && !self.had_dht {
+        if has && !self.had_servers {
             self.announcer.on_online(self.hands.now);
             self.dirty = true;
         }
-        self.had_dht = has;
+        self.had_servers = has;
     }
 
     /// A peer that answers no ping and sends nothing is gone.
@@ -675,8 +712,8 @@ impl Driver {
             Some(Asked::Manifests { session, peer }) => {
                 self.with_session(session, |s, hands| s.on_manifests(peer, result, hands));
             }
-            Some(Asked::Providers { session }) => {
-                self.with_session(session, |s, hands| s.on_providers(result, hands));
+            Some(Asked::Providers { session, peer }) => {
+                self.with_session(session, |s, hands| s.on_providers(peer, result, hands));
             }
             Some(Asked::Embedder(reply)) => {
                 let _ = reply.send(result);
@@ -686,7 +723,9 @@ impl Driver {
     }
 
     fn on_asked(&mut self, peer: NodeId, query: Query, slot: ReplySlot) {
-        if self.answers >= MAX_ANSWERS {
+        let answering = self.answers.get(&peer).copied().unwrap_or_default();
+        let full = !self.answers.contains_key(&peer) && self.answers.len() >= MAX_ANSWERED;
+        if answering >= ANSWERS_PER_PEER || full {
             return self.hands.net.reply(slot, Reply::Busy);
         }
         let providers = match &query {
@@ -698,19 +737,20 @@ impl Driver {
             catalog: Arc::clone(&self.catalog),
             providers,
         };
-        self.answers += 1;
+        self.answers.insert(peer, answering + 1);
         self.hands.jobs.spawn(async move {
             let reply = answer::answer(known, query).await;
-            Job::Replied { slot, reply }
+            Job::Replied { peer, slot, reply }
         });
     }
 
-    /// Other providers of a content: the sources of our own fetch of it.
+    /// Other providers of a content: the sources of our own fetch of it, and those who fetch it from us.
     fn providers_of(&self, id: ContentId, asker: NodeId) -> Vec<Provider> {
         self.sessions
             .values()
             .filter(|session| session.id == id)
             .flat_map(Session::providers)
+            .chain(self.askers.get(&id).into_iter().flatten().map(|(peer, _)| *peer))
             .filter(|peer| *peer != asker)
             .take(PROVIDERS_TOLD)
             .map(|peer| Provider::new(peer, self.hands.peers.addresses(peer).to_vec()))
@@ -724,6 +764,7 @@ impl Driver {
         request: BlocksRequest,
         slot: AnswerSlot,
     ) {
+        self.note_asker(peer, &request);
         let admitted = self.admission.on_request(peer, upload);
         if admitted == Admitted::Busy {
             let (frames, receiver) = mpsc::channel(1);
@@ -745,6 +786,20 @@ impl Driver {
         self.uploads.insert(upload, waiting);
         if admitted == Admitted::Serve {
             self.serve(upload);
+        }
+    }
+
+    fn note_asker(&mut self, peer: NodeId, request: &BlocksRequest) {
+        // The small files of a folder are asked for by hundreds and done in a moment: no swarm forms around one.
+        let [item] = request.items.as_slice() else {
+            return;
+        };
+        if !self.askers.contains_key(&item.content) && self.askers.len() >= MAX_ASKED_FOR {
+            return;
+        }
+        let askers = self.askers.entry(item.content).or_default();
+        if askers.len() < MAX_ASKERS || askers.contains_key(&peer) {
+            askers.insert(peer, self.hands.now);
         }
     }
 

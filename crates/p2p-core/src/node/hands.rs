@@ -46,7 +46,7 @@ pub(crate) enum Asked {
     /// A session wants a peer's manifests.
     Manifests { session: SessionId, peer: NodeId },
     /// A session wants more providers.
-    Providers { session: SessionId },
+    Providers { session: SessionId, peer: NodeId },
     /// The embedder asked.
     Embedder(oneshot::Sender<Result<Reply, NetFault>>),
 }
@@ -76,6 +76,7 @@ pub(crate) enum Job {
         result: Result<(), StoreError>,
     },
     Replied {
+        peer: NodeId,
         slot: ReplySlot,
         reply: Reply,
     },
@@ -103,6 +104,8 @@ pub(crate) struct Hands {
     pub(crate) asked: HashMap<QueryId, Asked>,
     pub(crate) lookups: HashMap<LookupId, LookupFor>,
     pub(crate) requests: HashMap<BlocksId, (SessionId, RequestId)>,
+    /// Requests for blocks that may be open at once, over all sessions.
+    pub(crate) max_requests: usize,
     pub(crate) connecting: BTreeMap<NodeId, Vec<oneshot::Sender<Result<(), ConnectError>>>>,
     pub(crate) jobs: JoinSet<Job>,
     pub(crate) reports: mpsc::Sender<Report>,
@@ -156,6 +159,25 @@ impl Hands {
                 .on_found(peer, Some(address.without_node()), by, self.wall);
         }
         self.peers_dirty = true;
+    }
+
+    /// Addresses that a peer, or the DHT, names for another: a stranger must not have us dial into our own network. The
+    /// private ones count only from a neighbour, those of this machine only from this machine.
+    pub(crate) fn hearsay(&self, addresses: &[Address], from: Option<NodeId>) -> Vec<Address> {
+        let remote = from
+            .and_then(|peer| self.peers.info(peer))
+            .and_then(|info| info.remote.as_ref());
+        let near = remote.is_some_and(Address::is_private);
+        let here = remote.is_some_and(Address::is_loopback);
+        addresses
+            .iter()
+            .filter(|address| match (address.is_loopback(), address.is_private()) {
+                (true, _) => here,
+                (false, true) => near,
+                (false, false) => true,
+            })
+            .cloned()
+            .collect()
     }
 
     /// Verified bytes came from a peer.

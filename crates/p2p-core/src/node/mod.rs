@@ -50,11 +50,11 @@ pub use self::{
 };
 use crate::{
     config::Config,
-    content::{Address, NodeId, Provider, PublisherKey, SignedManifest, Ticket, TrustPolicy},
+    content::{Address, ContentId, NodeId, Provider, PublisherKey, SignedManifest, Ticket, TrustPolicy},
     net::Net,
     peers::{PeerInfo, Peers},
     rate::RateLimit,
-    store::{Store, StoreOptions},
+    store::{State, Store, StoreOptions},
 };
 
 /// The name and version this crate gives itself to peers.
@@ -126,6 +126,7 @@ impl Node {
             store,
             catalog,
             peers,
+            known,
         } = opened;
         let net = Net::start(
             &keys.node,
@@ -151,6 +152,7 @@ impl Node {
             asked: HashMap::new(),
             lookups: HashMap::new(),
             requests: HashMap::new(),
+            max_requests: requests_within(config.limits.memory),
             connecting: BTreeMap::new(),
             jobs: JoinSet::new(),
             reports: report_tx,
@@ -166,7 +168,9 @@ impl Node {
             up_bytes: 0,
             down_bytes: 0,
         };
-        let driver = Driver::new(hands, commands, reports, catalog, config, status, published);
+        let mut driver =
+            Driver::new(hands, commands, reports, catalog, config, status, published);
+        driver.announce_later(known);
         tokio::spawn(driver.run());
         Ok(Self {
             inner: Arc::new(Inner {
@@ -307,6 +311,14 @@ impl Node {
     }
 }
 
+/// Requests for blocks that may be open at once. Each holds a queue of frames, a batch on its way to the disk and what the
+/// connection buffers, 4 MiB in all; half of the memory is for them, half for what is served.
+fn requests_within(memory: u64) -> usize {
+    usize::try_from(memory / (8 * 1024 * 1024))
+        .unwrap_or(usize::MAX)
+        .clamp(4, 1024)
+}
+
 /// Where content is kept that nobody named a place for: listings, and what only a reader wanted.
 fn scratch_dir(data_dir: &Path) -> PathBuf {
     let dir = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_path_buf());
@@ -319,6 +331,8 @@ struct Opened {
     store: Store,
     catalog: Catalog,
     peers: Peers,
+    /// What was shared or fetched in earlier runs, to be announced again.
+    known: Vec<ContentId>,
 }
 
 impl Opened {
@@ -347,6 +361,13 @@ impl Opened {
                 }
             }
         }
+        let mut known: Vec<ContentId> = store.shares()?.iter().map(|(_, s)| s.id).collect();
+        let fetched = store.contents()?.into_iter();
+        known.extend(
+            fetched
+                .filter(|info| info.download && info.state == State::Complete)
+                .map(|info| info.id),
+        );
         let mut peers = Peers::default();
         address_book::read(&config.data_dir, &mut peers, clock().1);
         Ok(Self {
@@ -354,6 +375,7 @@ impl Opened {
             store,
             catalog,
             peers,
+            known,
         })
     }
 }

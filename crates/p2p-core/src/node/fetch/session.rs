@@ -44,6 +44,8 @@ use crate::{
 const TICK: Duration = Duration::from_millis(200);
 /// A partial holder is asked again at once when its answer came, but not more often than this.
 const HAVE_PAUSE: Duration = Duration::from_millis(200);
+/// One that has nothing may have begun to fetch it, and is asked again after this.
+const DENIED_PAUSE: Duration = Duration::from_secs(10);
 /// When every manifest seen so far was refused, how long to wait for a better one.
 const REFUSAL_GRACE: Duration = Duration::from_secs(2);
 /// The DHT and the other providers are asked again at most this often.
@@ -64,8 +66,8 @@ struct Source {
     have: Option<(u64, BlockSet)>,
     /// What it has of the entries of the folder.
     entries: Option<BlockSet>,
-    /// It said that it has nothing.
-    denied: bool,
+    /// It sent what it should not, and is asked for nothing more.
+    blamed: bool,
     /// Verified bytes it sent.
     bytes: u64,
 }
@@ -252,14 +254,13 @@ impl Session {
                 manifests: Manifests::Unasked,
                 have: None,
                 entries: None,
-                denied: false,
+                blamed: false,
                 bytes: 0,
             };
             self.sources.insert(peer, source);
         }
         if let Some(source) = self.sources.get_mut(&peer) {
             source.connected = true;
-            source.denied = false;
         }
         self.ask_have(peer, hands);
     }
@@ -286,7 +287,7 @@ impl Session {
         let Some(source) = self.sources.get_mut(&peer) else {
             return;
         };
-        if source.asking || !source.connected {
+        if source.asking || source.blamed || !source.connected {
             return;
         }
         let known = if entries {
@@ -340,24 +341,25 @@ impl Session {
             return;
         };
         source.asking = false;
-        source.ask_at = hands.now + HAVE_PAUSE;
+        source.ask_at = hands.now + DENIED_PAUSE;
+        let was_found = source.have.is_some();
         match answer {
             Ok(Reply::Have { size, blocks }) => {
-                source.denied = false;
+                source.ask_at = hands.now + HAVE_PAUSE;
                 if entries {
                     source.entries = Some(blocks);
                 } else {
                     source.have = Some((size, blocks));
                 }
             }
-            Ok(Reply::NotFound) => source.denied = !entries,
-            Ok(Reply::Busy) => source.ask_at = hands.now + SEARCH_PAUSE,
-            Ok(_) | Err(NetFault::Protocol | NetFault::Unsupported) => source.denied = true,
-            Err(_) => source.ask_at = hands.now + SEARCH_PAUSE,
+            Ok(Reply::NotFound | Reply::Busy) => {}
+            Ok(_) | Err(NetFault::Protocol | NetFault::Unsupported) => source.blamed = true,
+            Err(_) => {}
         }
-        if source.have.is_some() {
-            self.alive_at = self.alive_at.max(hands.now);
+        if source.have.is_some() && !was_found {
+            self.alive_at = hands.now;
             self.ask_manifests(peer, hands);
+            self.ask_providers(peer, hands);
         }
         if wants_entries && !entries {
             self.ask_have(peer, hands);
@@ -390,17 +392,26 @@ impl Session {
     }
 
     /// Providers known to a provider.
-    pub(crate) fn on_providers(&mut self, answer: Result<Reply, NetFault>, hands: &mut Hands) {
+    pub(crate) fn on_providers(
+        &mut self,
+        peer: NodeId,
+        answer: Result<Reply, NetFault>,
+        hands: &mut Hands,
+    ) {
         if let Ok(Reply::Providers { providers }) = answer {
             for provider in providers {
-                self.hear_of(
-                    provider.node(),
-                    provider.addresses(),
-                    FoundBy::Exchange,
-                    hands,
-                );
+                let addresses = hands.hearsay(provider.addresses(), Some(peer));
+                self.hear_of(provider.node(), &addresses, FoundBy::Exchange, hands);
             }
         }
+    }
+
+    fn ask_providers(&self, peer: NodeId, hands: &mut Hands) {
+        let asked = Asked::Providers {
+            session: self.number,
+            peer,
+        };
+        hands.ask(peer, Query::Providers { content: self.id }, asked);
     }
 
     /// Providers known to the DHT.
@@ -427,10 +438,7 @@ impl Session {
             .map(|(peer, _)| *peer)
             .collect();
         for peer in providers {
-            let asked = Asked::Providers {
-                session: self.number,
-            };
-            hands.ask(peer, Query::Providers { content: self.id }, asked);
+            self.ask_providers(peer, hands);
         }
     }
 
@@ -439,7 +447,11 @@ impl Session {
         let Stage::Transfer(transfer) = &mut self.stage else {
             return;
         };
-        let Some(source) = self.sources.get(&peer).filter(|source| source.connected) else {
+        let Some(source) = self
+            .sources
+            .get(&peer)
+            .filter(|source| source.connected && !source.blamed)
+        else {
             return;
         };
         let holdings = if self.goal == Goal::Folder {
@@ -649,6 +661,11 @@ impl Session {
             |slot| slots.get(slot.0 as usize).copied(),
             hands,
         );
+        for peer in pumped.blamed {
+            if let Some(source) = self.sources.get_mut(&peer) {
+                source.blamed = true;
+            }
+        }
         if pumped.search {
             self.search(hands);
         }
@@ -755,7 +772,7 @@ impl Session {
                 };
                 source.connected
                     && !source.asking
-                    && !source.denied
+                    && !source.blamed
                     && !full
                     && source.ask_at <= hands.now
             })

@@ -77,6 +77,8 @@ pub(crate) struct Pumped {
     pub(crate) search: bool,
     /// Every piece is stored.
     pub(crate) done: bool,
+    /// Peers that sent what they should not.
+    pub(crate) blamed: Vec<NodeId>,
 }
 
 /// What a transfer leaves behind: files to finish, or to save as they are.
@@ -315,7 +317,8 @@ impl Transfer {
     ) -> Pumped {
         let mut pumped = Pumped::default();
         loop {
-            let action = if self.open.len() < MAX_OPEN {
+            let room = self.open.len() < MAX_OPEN && hands.requests.len() < hands.max_requests;
+            let action = if room {
                 self.scheduler.next_action(hands.now)
             } else {
                 self.scheduler.next_control(hands.now)
@@ -339,6 +342,7 @@ impl Transfer {
                     let peer = peer_of(source);
                     if reason == DropReason::Lied || reason == DropReason::Protocol {
                         tracing::warn!(?peer, ?reason, "source dropped");
+                        pumped.blamed.extend(peer);
                     } else {
                         tracing::debug!(?peer, ?reason, "source dropped");
                     }
