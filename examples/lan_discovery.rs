@@ -6,11 +6,11 @@
 //! cargo run -p p2p-examples --example lan_discovery -- 60    # or after as many as you say
 //! ```
 
-use std::{env, time::Duration};
+use std::{collections::BTreeSet, env, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
 use futures::StreamExt;
-use p2p_core::{Config, Event, Node, PeerInfo};
+use p2p_core::{Config, Event, Node, PeerInfo, PeerState};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -32,23 +32,33 @@ async fn main() -> anyhow::Result<()> {
     }
 
     let mut events = node.events();
-    let end = tokio::time::sleep(Duration::from_secs(seconds));
+    // Who came before the events were listened to is in the table already.
+    let mut here = BTreeSet::new();
+    let early = node
+        .peers()
+        .into_iter()
+        .filter(|peer| peer.state == PeerState::Connected);
+    for peer in early {
+        here.insert(peer.peer);
+        println!("+ {}", describe(&peer));
+    }
     let watched = async {
         while let Some(event) = events.next().await {
             match event {
-                Event::PeerJoined(peer) => println!("+ {}", describe(&peer)),
-                Event::PeerLeft(peer) => println!("- {}", describe(&peer)),
+                Event::PeerJoined(peer) if here.insert(peer.peer) => {
+                    println!("+ {}", describe(&peer))
+                }
+                Event::PeerLeft(peer) if here.remove(&peer.peer) => println!("- {}", peer.peer),
                 _ => {}
             }
         }
     };
-    // The events end only with the node.
-    if let futures::future::Either::Left(_) =
-        futures::future::select(std::pin::pin!(watched), std::pin::pin!(end)).await
-    {
-        bail!("the node stopped by itself");
-    }
-    println!("{} peers at the end", node.status().peers_connected);
+    // The events end only with the node, so this is how the example ends.
+    let time_is_up = tokio::time::timeout(Duration::from_secs(seconds), watched)
+        .await
+        .is_err();
+    ensure!(time_is_up, "the node stopped by itself");
+    println!("after {seconds} s there are {} others here", here.len());
     node.shutdown().await;
     Ok(())
 }

@@ -376,12 +376,6 @@ impl Scheduler {
         at
     }
 
-    /// The pieces stored so far, those held at the start included.
-    #[cfg(test)]
-    pub(crate) fn stored(&self) -> &BlockSet {
-        &self.stored
-    }
-
     /// Who was asked by a request that is open or awaits verdicts.
     pub(crate) fn source_of(&self, id: RequestId) -> Option<SourceId> {
         self.requests.get(id).map(|request| request.source)

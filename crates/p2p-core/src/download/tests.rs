@@ -1,5 +1,6 @@
 //! Single rules of the scheduler, each by the shortest story that shows it, and random stories against a model.
 
+use super::types::NewError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::{Duration, Instant};

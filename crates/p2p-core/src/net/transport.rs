@@ -41,15 +41,14 @@ impl Guard {
     }
 }
 
-/// Builds the transport of a node and, if asked for, the client side of relays.
-pub(crate) fn build(
-    keypair: &Keypair,
-    guard: Guard,
-    with_relay: bool,
-) -> io::Result<(
+/// A transport, and what drives its circuits.
+pub(crate) type Built = (
     Boxed<(PeerId, StreamMuxerBox)>,
     Option<relay::client::Behaviour>,
-)> {
+);
+
+/// Builds the transport of a node and, if asked for, the client side of relays.
+pub(crate) fn build(keypair: &Keypair, guard: Guard, with_relay: bool) -> io::Result<Built> {
     let security = Security::new(keypair)?;
     let tcp = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
         .upgrade(Version::V1Lazy)

@@ -386,3 +386,7 @@ pub(crate) fn decode_blocks_request(bytes: &[u8]) -> Result<BlocksRequest, WireE
     request.check()?;
     Ok(request)
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

@@ -79,7 +79,7 @@ mod tests {
     fn manifest(name: &str) -> SignedManifest {
         let secret = PublisherSecret::from_bytes([7; 32]);
         let id = ContentId::of(name.as_bytes());
-        SignedManifest::sign(Kind::File, id, 5, name.into(), 0, &secret).unwrap()
+        SignedManifest::sign(Kind::File, id, 5, name, 0, &secret).unwrap()
     }
 
     #[test]

@@ -750,7 +750,13 @@ impl Driver {
             .values()
             .filter(|session| session.id == id)
             .flat_map(Session::providers)
-            .chain(self.askers.get(&id).into_iter().flatten().map(|(peer, _)| *peer))
+            .chain(
+                self.askers
+                    .get(&id)
+                    .into_iter()
+                    .flatten()
+                    .map(|(peer, _)| *peer),
+            )
             .filter(|peer| *peer != asker)
             .take(PROVIDERS_TOLD)
             .map(|peer| Provider::new(peer, self.hands.peers.addresses(peer).to_vec()))

@@ -171,11 +171,13 @@ impl Hands {
         let here = remote.is_some_and(Address::is_loopback);
         addresses
             .iter()
-            .filter(|address| match (address.is_loopback(), address.is_private()) {
-                (true, _) => here,
-                (false, true) => near,
-                (false, false) => true,
-            })
+            .filter(
+                |address| match (address.is_loopback(), address.is_private()) {
+                    (true, _) => here,
+                    (false, true) => near,
+                    (false, false) => true,
+                },
+            )
             .cloned()
             .collect()
     }

@@ -50,7 +50,9 @@ pub use self::{
 };
 use crate::{
     config::Config,
-    content::{Address, ContentId, NodeId, Provider, PublisherKey, SignedManifest, Ticket, TrustPolicy},
+    content::{
+        Address, ContentId, NodeId, Provider, PublisherKey, SignedManifest, Ticket, TrustPolicy,
+    },
     net::Net,
     peers::{PeerInfo, Peers},
     rate::RateLimit,
@@ -168,8 +170,7 @@ impl Node {
             up_bytes: 0,
             down_bytes: 0,
         };
-        let mut driver =
-            Driver::new(hands, commands, reports, catalog, config, status, published);
+        let mut driver = Driver::new(hands, commands, reports, catalog, config, status, published);
         driver.announce_later(known);
         tokio::spawn(driver.run());
         Ok(Self {

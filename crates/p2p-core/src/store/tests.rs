@@ -1,5 +1,6 @@
 //! The store as its users see it, on real files.
 
+use super::import::Skipped;
 use std::fs;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};

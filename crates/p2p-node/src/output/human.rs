@@ -312,14 +312,14 @@ mod tests {
     fn shared() -> SharedReply {
         SharedReply {
             id: "ab".repeat(32),
-            path: "/tmp/x".into(),
+            path: "/srv/x".into(),
             name: "x\x1b[2J".into(),
             size: 1234,
             kind: "file".into(),
             files: 1,
             ticket: "p2p1xyz".into(),
             skipped: vec![SkippedReply {
-                path: "/tmp/x/pipe".into(),
+                path: "/srv/x/pipe".into(),
                 why: "no file".into(),
             }],
         }
@@ -329,7 +329,7 @@ mod tests {
     fn a_share_names_the_command_for_the_other_side() {
         let text = render(&Reply::Shared(shared()), false).expect("text");
         assert!(text.contains("p2p-node get p2p1xyz"), "{text}");
-        assert!(text.contains("left out /tmp/x/pipe: no file"), "{text}");
+        assert!(text.contains("left out /srv/x/pipe: no file"), "{text}");
         assert!(!text.contains('\x1b'), "{text}");
     }
 

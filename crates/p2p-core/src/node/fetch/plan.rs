@@ -213,7 +213,7 @@ impl Plan {
                         });
                         asked.push(Asked {
                             item: index,
-                            runs: vec![block..block.saturating_add(count)],
+                            runs: std::iter::once(block..block.saturating_add(count)).collect(),
                         });
                     }
                 }
@@ -286,14 +286,12 @@ mod tests {
         assert_eq!(plan.pieces().count(), 5, "the same content counts once");
         assert_eq!(plan.items()[0].paths, ["a", "a2"]);
         let (request, asked) = plan.request(&[0..2, 3..5], |_, _| true);
-        let named: Vec<(u64, bool, Vec<(u32, u32)>)> = request
-            .items
-            .iter()
-            .map(|item| {
-                let runs = item.runs.iter().map(|run| (run.start, run.count)).collect();
-                (item.size, item.outline, runs)
-            })
-            .collect();
+        let named = request.items.iter().map(|item| {
+            let runs: Vec<(u32, u32)> =
+                item.runs.iter().map(|run| (run.start, run.count)).collect();
+            (item.size, item.outline, runs)
+        });
+        let named: Vec<_> = named.collect();
         assert_eq!(
             named,
             [

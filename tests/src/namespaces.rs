@@ -1,0 +1,131 @@
+//! Two network namespaces joined by a virtual cable: a local network of two machines, with nothing else on it.
+//!
+//! Each is held by a process that waits for its standard input to end, so both are gone with the test, however it ends.
+
+use std::{
+    ffi::OsString,
+    io::{BufRead, BufReader, Write},
+    process::{Child, Command, Stdio},
+};
+
+/// Two machines on a network of their own.
+#[derive(Debug)]
+pub struct Cable {
+    pub left: Machine,
+    pub right: Machine,
+}
+
+/// One end of a [`Cable`].
+#[derive(Debug)]
+pub struct Machine {
+    holder: Child,
+    enter: Vec<OsString>,
+    interface: &'static str,
+}
+
+impl Cable {
+    /// Makes the namespaces and joins them.
+    ///
+    /// # Errors
+    /// Why this machine does not allow it.
+    pub fn new() -> Result<Self, String> {
+        let left = Machine::new(&["unshare", "--net"], "left", false)
+            .or_else(|_| Machine::new(&["unshare", "--map-root-user", "--net"], "left", true))?;
+        let inner: Vec<OsString> = ["unshare", "--net"].map(OsString::from).into();
+        let nested: Vec<OsString> = left.enter.iter().cloned().chain(inner).collect();
+        let in_user_namespace = left.enter.contains(&"--user".into());
+        let right = Machine::new(&nested, "right", in_user_namespace)?;
+        let other = right.holder.id().to_string();
+        left.run(&[
+            "link", "add", "left", "type", "veth", "peer", "name", "right", "netns", &other,
+        ])?;
+        for (machine, address) in [(&left, "10.77.0.1/24"), (&right, "10.77.0.2/24")] {
+            machine.run(&["address", "add", address, "dev", machine.interface])?;
+            machine.run(&["link", "set", "lo", "up"])?;
+            machine.run(&["link", "set", machine.interface, "up"])?;
+        }
+        Ok(Self { left, right })
+    }
+
+    /// Cuts the cable, or mends it.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn set_up(&self, up: bool) -> Result<(), String> {
+        let state = if up { "up" } else { "down" };
+        self.left.run(&["link", "set", self.left.interface, state])
+    }
+}
+
+impl Machine {
+    fn new(
+        unshare: &[impl AsRef<std::ffi::OsStr>],
+        interface: &'static str,
+        in_user_namespace: bool,
+    ) -> Result<Self, String> {
+        let (program, arguments) = unshare.split_first().ok_or("no command")?;
+        let mut holder = Command::new(program)
+            .args(arguments)
+            .arg("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("{}: {error}", program.as_ref().display()))?;
+        // An echo shows that the namespace is there.
+        let echoed = holder
+            .stdin
+            .as_mut()
+            .map(|stdin| stdin.write_all(b"here\n"));
+        let mut line = String::new();
+        let read = holder
+            .stdout
+            .as_mut()
+            .map(|stdout| BufReader::new(stdout).read_line(&mut line));
+        if line != "here\n" {
+            let output = holder
+                .wait_with_output()
+                .map_err(|error| error.to_string())?;
+            let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(format!("no namespace: {why} {echoed:?} {read:?}"));
+        }
+        let mut enter: Vec<OsString> = ["nsenter", "--net", "--target"].map(OsString::from).into();
+        enter.push(holder.id().to_string().into());
+        if in_user_namespace {
+            enter.extend(["--user", "--preserve-credentials"].map(OsString::from));
+        }
+        Ok(Self {
+            holder,
+            enter,
+            interface,
+        })
+    }
+
+    /// The command that runs others on this machine.
+    pub fn enter(&self) -> &[OsString] {
+        &self.enter
+    }
+
+    fn run(&self, ip: &[&str]) -> Result<(), String> {
+        let (program, arguments) = self.enter.split_first().ok_or("no command")?;
+        let output = Command::new(program)
+            .args(arguments)
+            .arg("ip")
+            .args(ip)
+            .output()
+            .map_err(|error| error.to_string())?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let why = String::from_utf8_lossy(&output.stderr);
+        Err(format!("ip {}: {}", ip.join(" "), why.trim()))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // A holder that has ended already is as good.
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
