@@ -6,6 +6,7 @@ mod block_codec;
 mod codec;
 mod event;
 mod records;
+mod tls;
 mod translate;
 mod transport;
 pub(crate) mod wire;

@@ -18,9 +18,10 @@ use libp2p::{
     },
     dns,
     identity::Keypair,
-    noise, quic, relay, tcp, tls, yamux,
+    noise, quic, relay, tcp, yamux,
 };
 
+use super::tls;
 use crate::content::Address;
 
 /// Concurrent streams of one connection. Windows are per stream (256 KiB at least), so this also bounds what a peer that
