@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, env, time::Duration};
 
 use anyhow::{Context, ensure};
 use futures::StreamExt;
-use p2p_core::{Config, Event, Node, PeerInfo, PeerState};
+use p2p_core::{Config, DhtMode, Event, Node, PeerInfo, PeerState};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -23,7 +23,8 @@ async fn main() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let mut config = Config::default().with_data_dir(dir.path());
     config.network.listen = vec!["/ip4/0.0.0.0/tcp/0".parse()?];
-    config.network.lan_only = true;
+    config.network.upnp = false;
+    config.network.dht = DhtMode::Off;
 
     let node = Node::start(config).await?;
     println!("this node is {}", node.id());

@@ -23,7 +23,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub use process::{Ran, Running, objects_of_type};
+pub use process::{Ran, Running};
 
 /// A daemon that is not up by then never will be.
 const START_DEADLINE: Duration = Duration::from_secs(30);

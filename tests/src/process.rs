@@ -81,11 +81,7 @@ impl Running {
     /// At the deadline, and when it prints anything else than objects.
     pub fn next(&mut self, deadline: Instant) -> Option<Value> {
         match self.line(deadline) {
-            Ok(line) => {
-                let text = String::from_utf8_lossy(&line);
-                let object = serde_json::from_str(&text);
-                Some(object.unwrap_or_else(|_| panic!("{} printed no object: {text}", self.what)))
-            }
+            Ok(line) => Some(parse(&self.what, &line)),
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => panic!("{} prints nothing more in time", self.what),
         }
@@ -96,6 +92,14 @@ impl Running {
         let line = self.lines.recv_timeout(left)?;
         self.seen.push(line.clone());
         Ok(line)
+    }
+
+    /// The objects it has printed by now, as far as they have not been looked at.
+    pub fn drain(&mut self) -> Vec<Value> {
+        let lines: Vec<Vec<u8>> = self.lines.try_iter().collect();
+        let objects = lines.iter().map(|line| parse(&self.what, line)).collect();
+        self.seen.extend(lines);
+        objects
     }
 
     /// Reads objects up to one that is as wanted.
@@ -257,12 +261,8 @@ impl Ran {
     /// When it printed anything else.
     #[track_caller]
     pub fn objects(&self) -> Vec<Value> {
-        let object = |line: &Vec<u8>| {
-            let text = String::from_utf8_lossy(line).into_owned();
-            let object = serde_json::from_str(&text);
-            object.unwrap_or_else(|_| panic!("{} printed no object: {text}", self.what))
-        };
-        self.stdout.iter().map(object).collect()
+        let lines = self.stdout.iter();
+        lines.map(|line| parse(&self.what, line)).collect()
     }
 
     /// The objects of a type.
@@ -289,8 +289,14 @@ impl Ran {
     }
 }
 
+#[track_caller]
+fn parse(what: &str, line: &[u8]) -> Value {
+    let text = String::from_utf8_lossy(line);
+    serde_json::from_str(&text).unwrap_or_else(|_| panic!("{what} printed no object: {text}"))
+}
+
 /// Those of the objects that are of a type.
-pub fn objects_of_type(objects: Vec<Value>, kind: &str) -> Vec<Value> {
+fn objects_of_type(objects: Vec<Value>, kind: &str) -> Vec<Value> {
     objects
         .into_iter()
         .filter(|object| object["type"] == kind)

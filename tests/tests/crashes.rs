@@ -41,7 +41,10 @@ impl Points {
 fn wait_done(get: &mut Running, bytes: u64) -> u64 {
     let deadline = Instant::now() + COMMAND_DEADLINE;
     let progress = get.wait_for("progress", deadline, |object| {
-        assert_ne!(object["type"], "complete", "too fast for a crash in the middle");
+        assert_ne!(
+            object["type"], "complete",
+            "too fast for a crash in the middle"
+        );
         object["type"] == "progress" && object["done"].as_u64() >= Some(bytes)
     });
     progress["done"].as_u64().unwrap()
@@ -63,7 +66,10 @@ fn check_last_run(complete: &Value, on_disk: u64) {
     let fetched: u64 = files::sources(complete).values().sum();
     let missing = SIZE - on_disk;
     println!("{missing} bytes were missing, {fetched} were fetched");
-    assert!(fetched <= missing + IN_FLIGHT, "{fetched} bytes fetched for {missing} missing");
+    assert!(
+        fetched <= missing + IN_FLIGHT,
+        "{fetched} bytes fetched for {missing} missing"
+    );
 }
 
 #[test]
@@ -84,7 +90,8 @@ fn a_daemon_that_was_killed_goes_on_where_it_was() {
         let point = on_disk + points.next(SIZE - on_disk);
         let told = wait_done(&mut get, point);
         home = fetcher.kill();
-        get.finish(COMMAND_DEADLINE).expect_failure(7, "interrupted");
+        get.finish(COMMAND_DEADLINE)
+            .expect_failure(7, "interrupted");
         let now = verified(&part, &original);
         println!("killed at {told} of {SIZE} bytes with {now} on the disk");
         assert!(now >= told, "{told} bytes were told to be done, {now} are");
@@ -120,7 +127,10 @@ fn a_get_without_daemon_that_was_killed_goes_on_where_it_was() {
         get.kill();
         let now = verified(&part, &original);
         println!("killed at {told} of {SIZE} bytes with {now} on the disk");
-        assert!(now >= told && now >= on_disk, "{told} told, {on_disk} before, {now} now");
+        assert!(
+            now >= told && now >= on_disk,
+            "{told} told, {on_disk} before, {now} now"
+        );
         assert!(!target.exists());
         on_disk = now;
     }
@@ -162,7 +172,14 @@ fn a_fetch_whose_only_source_died_ends_in_time_and_goes_on_later() {
     let fetcher = sandbox.home("fetcher").bootstrap([&source]).start();
     fetcher.wait_connected([&source]);
     let (target, part) = (sandbox.path("copy.bin"), sandbox.path("copy.bin.part"));
-    let arguments = ["get", &id, "-o", target.to_str().unwrap(), "--timeout", "4s"];
+    let arguments = [
+        "get",
+        &id,
+        "-o",
+        target.to_str().unwrap(),
+        "--timeout",
+        "4s",
+    ];
     let mut get = fetcher.begin(arguments);
     wait_done(&mut get, SIZE / 4);
     let source = source.kill();
@@ -170,16 +187,23 @@ fn a_fetch_whose_only_source_died_ends_in_time_and_goes_on_later() {
     let ran = get.finish(COMMAND_DEADLINE);
     ran.expect_codes(&[3, 5]);
     let waited = died.elapsed();
-    assert!(waited < timeout + Duration::from_secs(5), "gave up after {waited:?}");
+    assert!(
+        waited < timeout + Duration::from_secs(5),
+        "gave up after {waited:?}"
+    );
     assert!(!target.exists());
     let on_disk = verified(&part, &original);
     assert!(on_disk >= SIZE / 4);
 
-    // It comes back, at another port.
+    // It comes back at other ports, and TCP at the old one, which is known, is closed: QUIC it must be.
     let mut source = source.start();
     source.shared();
     let addresses = source.addresses();
-    let again = arguments.into_iter().chain(["--peer", &addresses[0]]);
+    let quic = addresses
+        .iter()
+        .find(|address| address.contains("/quic-v1/"))
+        .unwrap();
+    let again = arguments.into_iter().chain(["--peer", quic]);
     let complete = fetcher.run(again).expect_code(0).only("complete");
     check_last_run(&complete, on_disk);
     assert_eq!(files::b3sum(&target), id);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use p2p_tests::{Daemon, Running, Sandbox, files, namespaces::Cable};
+use p2p_tests::{Daemon, Running, Sandbox, files, namespaces::Cable, wait_until};
 use serde_json::Value;
 
 /// Peers that are gone are noticed within this time.
@@ -21,7 +21,12 @@ fn content_is_found_through_the_node_in_the_middle() {
 
     let fetcher = sandbox.home("c").bootstrap([&middle]).start();
     fetcher.wait_connected([&middle]);
-    assert!(fetcher.connected().iter().all(|peer| peer["peer"] != holder.peer()));
+    assert!(
+        fetcher
+            .connected()
+            .iter()
+            .all(|peer| peer["peer"] != holder.peer())
+    );
 
     let providers = fetcher.run(["providers", id]);
     let providers = providers.expect_code(0).all("provider");
@@ -31,9 +36,15 @@ fn content_is_found_through_the_node_in_the_middle() {
     let target = sandbox.path("copy.bin");
     let complete = fetcher.get(id, &target);
     assert_eq!(files::b3sum(&target), id);
-    assert_eq!(files::sources(&complete).keys().collect::<Vec<_>>(), [holder.peer()]);
+    assert_eq!(
+        files::sources(&complete).keys().collect::<Vec<_>>(),
+        [holder.peer()]
+    );
     let peers = fetcher.connected();
-    let found = peers.iter().find(|peer| peer["peer"] == holder.peer()).unwrap();
+    let found = peers
+        .iter()
+        .find(|peer| peer["peer"] == holder.peer())
+        .unwrap();
     let found = found["found"].as_array().unwrap();
     assert!(found.contains(&"dht".into()), "found by {found:?}");
 }
@@ -77,41 +88,57 @@ fn neighbours_find_each_other_and_notice_who_vanishes() {
     let home = |name: &str| {
         sandbox
             .home(name)
-            .set("network.listen", r#"["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"]"#)
+            .set(
+                "network.listen",
+                r#"["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"]"#,
+            )
             .set("network.mdns", "true")
     };
     let left = home("left").within(cable.left.enter()).start();
     let mut watch = left.begin(["peers", "--watch"]);
-    let mut right = home("right").within(cable.right.enter()).share(&path).start();
+    let mut right = home("right")
+        .within(cable.right.enter())
+        .share(&path)
+        .start();
     let id = right.shared()["id"].as_str().unwrap().to_owned();
 
     let joined = wait_event(&mut watch, "joined", &right, VANISHED);
     assert_eq!(joined["state"], "connected");
-    assert!(joined["found"].as_array().unwrap().contains(&"mdns".into()), "{joined}");
+    assert!(
+        joined["found"].as_array().unwrap().contains(&"mdns".into()),
+        "{joined}"
+    );
     let target = sandbox.path("copy.bin");
     left.get(&id, &target);
     assert_eq!(files::b3sum(&target), id);
 
     // A crash.
+    assert_steady(&mut watch);
     let peer = right.peer().to_owned();
     let right = right.kill();
     let started = Instant::now();
-    wait_gone(&mut watch, &peer);
+    watch.wait_for("left", started + VANISHED, |object| {
+        object["event"] == "left" && object["peer"] == peer.as_str()
+    });
     println!("a crash was noticed after {:?}", started.elapsed());
-    assert!(left.connected().iter().all(|other| other["peer"] != peer.as_str()));
+    wait_until("an empty list", started + VANISHED, || {
+        left.connected().is_empty()
+    });
 
     // A pulled cable: nothing says goodbye.
     let right = right.start();
     wait_event(&mut watch, "joined", &right, VANISHED);
     right.wait_connected([&left]);
+    assert_steady(&mut watch);
     cable.set_up(false).unwrap();
     let started = Instant::now();
     wait_event(&mut watch, "left", &right, VANISHED);
     println!("a pulled cable was noticed after {:?}", started.elapsed());
-    assert!(left.connected().is_empty());
-    p2p_tests::wait_until("the other side to notice", started + VANISHED, || {
-        right.connected().is_empty()
-    });
+    for side in [&left, &right] {
+        wait_until("an empty list", started + VANISHED, || {
+            side.connected().is_empty()
+        });
+    }
 }
 
 fn wait_event(watch: &mut Running, event: &str, daemon: &Daemon, within: Duration) -> Value {
@@ -120,8 +147,11 @@ fn wait_event(watch: &mut Running, event: &str, daemon: &Daemon, within: Duratio
     })
 }
 
-fn wait_gone(watch: &mut Running, peer: &str) {
-    watch.wait_for("left", Instant::now() + VANISHED, |object| {
-        object["event"] == "left" && object["peer"] == peer
-    });
+/// Nobody has left who is still there.
+fn assert_steady(watch: &mut Running) {
+    let events = watch.drain();
+    assert!(
+        events.iter().all(|event| event["event"] != "left"),
+        "{events:#?}"
+    );
 }

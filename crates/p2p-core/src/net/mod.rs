@@ -12,13 +12,13 @@ mod transport;
 pub(crate) mod wire;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
 use futures::StreamExt;
 use libp2p::{
-    Multiaddr, Swarm,
+    Multiaddr, PeerId, Swarm,
     identity::Keypair,
     kad::{self, RecordKey},
     swarm::dial_opts::{DialOpts, PeerCondition},
@@ -42,6 +42,9 @@ use crate::{
 
 /// Connections are kept as long as they live; the node closes those it has too many of.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// Dials under way that have other addresses to fall back on.
+const MAX_SECOND_CHOICES: usize = 256;
 
 /// The network could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +80,8 @@ pub(crate) struct Net {
     /// Events told at once by one of libp2p's; a multicast packet names several neighbours.
     queue: VecDeque<NetEvent>,
     swept: Instant,
+    /// Addresses to dial when the dial under way fails.
+    second_choice: HashMap<PeerId, Vec<Multiaddr>>,
 }
 
 impl Net {
@@ -111,6 +116,7 @@ impl Net {
             dht: config.dht,
             queue: VecDeque::new(),
             swept: now,
+            second_choice: HashMap::new(),
         })
     }
 
@@ -127,36 +133,62 @@ impl Net {
         }
     }
 
-    /// Connects to a peer, at these addresses and any the behaviours know.
+    /// Connects to a peer, at these addresses and any the behaviours know, unless a dial to it is under way.
     pub(crate) fn dial(&mut self, peer: NodeId, addresses: &[Address]) -> bool {
+        self.dial_if(peer, addresses, PeerCondition::DisconnectedAndNotDialing)
+    }
+
+    /// The same, though another dial be under way: somebody has just named these addresses, and that one may be stuck.
+    pub(crate) fn dial_now(&mut self, peer: NodeId, addresses: &[Address]) -> bool {
+        self.dial_if(peer, addresses, PeerCondition::Disconnected)
+    }
+
+    fn dial_if(&mut self, peer: NodeId, addresses: &[Address], condition: PeerCondition) -> bool {
         let Some(peer) = translate::peer_id(peer) else {
             return false;
         };
-        let addresses = self.dialable(addresses);
+        let (first, rest) = self.dial_order(addresses);
+        let options = DialOpts::peer_id(peer)
+            .condition(condition)
+            .addresses(first)
+            .extend_addresses_through_behaviour()
+            .build();
+        let dialling = self.swarm.dial(options).is_ok();
+        if dialling && !rest.is_empty() && self.second_choice.len() < MAX_SECOND_CHOICES {
+            self.second_choice.insert(peer, rest);
+        }
+        dialling
+    }
+
+    /// Addresses to dial at once, and those to dial if they fail. On a private network TCP with TLS moves twice what QUIC
+    /// does, so it comes first where there is both; everywhere else all are tried together.
+    fn dial_order(&self, addresses: &[Address]) -> (Vec<Multiaddr>, Vec<Multiaddr>) {
+        let allowed = addresses
+            .iter()
+            .filter(|address| self.guard.allows(address.as_multiaddr()));
+        let (near, rest): (Vec<&Address>, Vec<&Address>) =
+            allowed.partition(|address| address.is_private() && address.is_tcp());
+        let raw = |addresses: Vec<&Address>| -> Vec<Multiaddr> {
+            let raw = addresses.into_iter().map(|a| a.as_multiaddr().clone());
+            raw.collect()
+        };
+        if near.is_empty() {
+            (raw(rest), Vec::new())
+        } else {
+            (raw(near), raw(rest))
+        }
+    }
+
+    /// Dials the addresses that were held back, now that the first have failed. False if there are none.
+    fn dial_second_choice(&mut self, peer: PeerId) -> bool {
+        let Some(addresses) = self.second_choice.remove(&peer) else {
+            return false;
+        };
         let options = DialOpts::peer_id(peer)
             .condition(PeerCondition::DisconnectedAndNotDialing)
             .addresses(addresses)
-            .extend_addresses_through_behaviour()
             .build();
         self.swarm.dial(options).is_ok()
-    }
-
-    /// Addresses worth dialling. On a private network TCP with TLS moves twice what QUIC does, so QUIC is left out where
-    /// there is TCP; everywhere else all are tried at once.
-    fn dialable(&self, addresses: &[Address]) -> Vec<Multiaddr> {
-        let near: Vec<Multiaddr> = addresses
-            .iter()
-            .filter(|address| address.is_private() && address.is_tcp())
-            .map(|address| address.as_multiaddr().clone())
-            .collect();
-        if !near.is_empty() {
-            return near;
-        }
-        addresses
-            .iter()
-            .map(|address| address.as_multiaddr().clone())
-            .filter(|address| self.guard.allows(address))
-            .collect()
     }
 
     /// Closes all connections to a peer.

@@ -4,8 +4,13 @@
 use std::{collections::BTreeMap, io};
 
 use libp2p::{
-    Multiaddr, PeerId, autonat, core::ConnectedPoint, identify, kad, mdns, multiaddr::Protocol,
-    ping, request_response, swarm::SwarmEvent, upnp,
+    Multiaddr, PeerId, TransportError, autonat,
+    core::ConnectedPoint,
+    identify, kad, mdns,
+    multiaddr::Protocol,
+    ping, request_response,
+    swarm::{DialError, SwarmEvent},
+    upnp,
 };
 
 use super::{
@@ -55,6 +60,7 @@ impl Net {
                 num_established,
                 ..
             } => {
+                self.second_choice.remove(&peer_id);
                 let inbound = endpoint.is_listener();
                 if inbound && !endpoint.is_relayed() {
                     self.become_server();
@@ -92,9 +98,12 @@ impl Net {
                 address(ext).map(NetEvent::Reachable)
             }
             SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
+                if peer_id.is_some_and(|peer| self.dial_second_choice(peer)) {
+                    return None;
+                }
                 Some(NetEvent::DialFailed {
                     peer: peer_id.and_then(node_id),
-                    why: error.to_string(),
+                    why: reason(&error),
                 })
             }
             SwarmEvent::NewExternalAddrOfPeer {
@@ -226,6 +235,43 @@ impl Net {
         }
         self.queue.pop_front()
     }
+}
+
+/// Why a dial failed, in one line.
+fn reason(error: &DialError) -> String {
+    match error {
+        DialError::Transport(tried) => {
+            let tried = tried.iter().take(3).map(|(address, error)| {
+                let why = match error {
+                    TransportError::MultiaddrNotSupported(_) => "not supported here".to_owned(),
+                    TransportError::Other(error) => innermost(error),
+                };
+                format!("{address}: {why}")
+            });
+            tried.collect::<Vec<_>>().join("; ")
+        }
+        DialError::WrongPeerId { obtained, .. } => {
+            format!("another peer answers there: {obtained}")
+        }
+        DialError::LocalPeerId { .. } => "that is this node itself".into(),
+        DialError::NoAddresses => "no address is known".into(),
+        DialError::Denied { .. } => "the limit of connections is reached".into(),
+        DialError::Aborted | DialError::DialPeerConditionFalse(_) => "the dial was given up".into(),
+    }
+}
+
+/// The first cause of an error; those above it repeat it in libp2p's own terms.
+fn innermost(error: &io::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or("failed")
+        .to_owned()
 }
 
 fn connected(peer: PeerId, endpoint: &ConnectedPoint) -> Option<NetEvent> {

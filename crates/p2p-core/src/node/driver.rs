@@ -484,7 +484,7 @@ impl Driver {
             return;
         }
         self.hands.connecting.entry(peer).or_default().push(reply);
-        self.hands.net.dial(peer, &[address.without_node()]);
+        self.hands.net.dial_now(peer, &[address.without_node()]);
     }
 
     fn fetch(&mut self, fetch: QueuedFetch) {

@@ -1,6 +1,7 @@
 //! Questions that a handle asks the store and the peers: shares, contents, providers, names, catalogs, tickets.
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -28,7 +29,7 @@ use crate::{
         wire::{MAX_SEARCH_LEN, Query, Reply},
     },
     peers::{PeerInfo, PeerState},
-    store::{State, Store},
+    store::{State, Store, StoreError},
 };
 
 /// Pages of one peer's catalog that are read: 256 shares each.
@@ -186,8 +187,8 @@ impl Node {
         infos.await?
     }
 
-    /// Forgets content: it is no longer shared, served or known. Files stay unless `delete_files`, and even then only
-    /// those that this node fetched go. Returns the files deleted.
+    /// Forgets content, a folder with its files: it is no longer shared, served or known. Files stay unless
+    /// `delete_files`, and even then only those that this node fetched go. Returns the files deleted.
     ///
     /// # Errors
     /// If the node does not know it, or the index or a file cannot be written.
@@ -200,11 +201,13 @@ impl Node {
             if store.info(id)?.is_none() {
                 return Err(NodeError::NotFound(format!("{id} is not here")));
             }
-            Ok(store.forget(id, delete_files)?)
+            Ok(remove(store, id, delete_files)?)
         });
-        let removed = removed.await??;
-        self.send(Command::Unshared { id }).await?;
-        Ok(removed.deleted)
+        let (ids, deleted) = removed.await??;
+        for id in ids {
+            self.send(Command::Unshared { id }).await?;
+        }
+        Ok(deleted)
     }
 
     /// A fresh ticket: this node, if it has the content, and the other providers it is connected to.
@@ -537,19 +540,59 @@ fn unshare(store: &Store, what: &ShareRef) -> Result<Vec<(ShareInfo, bool)>, Sha
     Ok(ended)
 }
 
+/// The entries of a folder that is here; none of a file.
+fn entries_here(store: &Store, id: ContentId) -> Result<Vec<Entry>, StoreError> {
+    let kinds = store.manifests(id)?;
+    if kinds.iter().all(|m| m.claims().kind != Kind::Collection) {
+        return Ok(Vec::new());
+    }
+    let Some(content) = store.content(id)?.filter(|content| content.is_complete()) else {
+        return Ok(Vec::new());
+    };
+    let bytes = super::fetch::prepare::read_all(&content)?;
+    Ok(Collection::decode(&bytes).map_or_else(|_| Vec::new(), Collection::into_entries))
+}
+
+/// Forgets content, and the entries of a folder that are not shared on their own. Returns what was forgotten and the
+/// files deleted.
+fn remove(
+    store: &Store,
+    id: ContentId,
+    delete_files: bool,
+) -> Result<(Vec<ContentId>, Vec<PathBuf>), StoreError> {
+    let entries = entries_here(store, id)?;
+    let shared: BTreeSet<ContentId> = store.shares()?.iter().map(|(_, s)| s.id).collect();
+    let mut ids = vec![id];
+    let mut deleted = store.forget(id, delete_files)?.deleted;
+    let mut folders = BTreeSet::new();
+    for entry in entries
+        .iter()
+        .filter(|entry| !shared.contains(&entry.content))
+    {
+        let gone = store.forget(entry.content, delete_files)?.deleted;
+        ids.push(entry.content);
+        let depth = entry.path.split('/').count();
+        for path in &gone {
+            folders.extend(path.ancestors().skip(1).take(depth).map(ToOwned::to_owned));
+        }
+        deleted.extend(gone);
+    }
+    // The innermost come last in the order of paths. One that is not empty stays.
+    for folder in folders.iter().rev() {
+        let _ = std::fs::remove_dir(folder);
+    }
+    Ok((ids, deleted))
+}
+
 /// What is no longer shared is no longer served: a file at once; of a folder also the files that nothing else shares.
 fn forget_unshared(store: &Store, id: ContentId, kind: Kind) -> Result<(), ShareError> {
-    if kind == Kind::Collection
-        && let Some(content) = store.content(id)?
-        && let Ok(bytes) = super::fetch::prepare::read_all(&content)
-        && let Ok(collection) = Collection::decode(&bytes)
-    {
-        let shared: std::collections::BTreeSet<ContentId> = store
+    if kind == Kind::Collection {
+        let shared: BTreeSet<ContentId> = store
             .shares()?
             .into_iter()
             .map(|(_, share)| share.id)
             .collect();
-        for entry in collection.entries() {
+        for entry in entries_here(store, id)? {
             let kept = shared.contains(&entry.content)
                 || store.info(entry.content)?.is_some_and(|info| info.download);
             if !kept {

@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture};
@@ -15,12 +16,15 @@ use super::{
     Node, blocking,
     command::Command,
     error::FetchError,
-    fetch::{Fetch, FetchTarget},
+    fetch::{DEFAULT_TIMEOUT, Fetch, FetchTarget},
 };
 use crate::{
     content::{ContentId, Geometry, VerifiedBlock},
     store::{Content, ReadError},
 };
+
+/// How often a reader looks whether the fetch it waits for has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Blocks asked for ahead of the reader: 8 MiB.
 const READ_AHEAD: u32 = 32;
@@ -58,12 +62,24 @@ impl Node {
     /// # Errors
     /// If nobody has it, or it fails as a fetch does.
     pub async fn read(&self, what: impl Into<FetchTarget>) -> Result<Reader, FetchError> {
+        self.read_within(what, DEFAULT_TIMEOUT).await
+    }
+
+    /// The same, with a limit of its own on how long to look for a provider, and to wait for one that sends nothing.
+    ///
+    /// # Errors
+    /// If nobody has it, or it fails as a fetch does.
+    pub async fn read_within(
+        &self,
+        what: impl Into<FetchTarget>,
+        timeout: Duration,
+    ) -> Result<Reader, FetchError> {
         let what = what.into();
         let id = what.id();
         if let Some(content) = self.complete(id).await? {
             return Ok(Reader::new(self.clone(), content, None));
         }
-        let fetch = self.fetch(what).in_store().start().await?;
+        let fetch = self.fetch(what).in_store().timeout(timeout).start().await?;
         let content = self.begun(id, &fetch).await?;
         Ok(match content {
             Some(content) => Reader::new(self.clone(), content, Some(fetch)),
@@ -154,11 +170,10 @@ impl Source {
             };
             self.node.send(wish).await.map_err(io::Error::other)?;
             if fetch.is_over() && !self.content.holds(block) {
-                return Err(io::Error::other("the fetch ended early"));
+                return Err(io::Error::other(fetch.failure()));
             }
             // Woken by each block that comes; by the clock if the fetch ends without one.
-            let _ = tokio::time::timeout(std::time::Duration::from_millis(500), changes.changed())
-                .await;
+            let _ = tokio::time::timeout(LOOK_AGAIN, changes.changed()).await;
         }
     }
 }

@@ -70,13 +70,13 @@ pub async fn open(
     let patience = Duration::from_millis(request.timeout_ms);
     let id = request.what.id();
     let opening = match request.what {
-        Target::Id(id) => context.node.read(id).left_future(),
+        Target::Id(id) => context.node.read_within(id, patience).left_future(),
         Target::Ticket(ticket) if ticket.manifest().claims().kind == Kind::Collection => {
             return Err(Failure::usage(
                 "this is a folder; list its files with `ls`, fetch it with `get`",
             ));
         }
-        Target::Ticket(ticket) => context.node.read(*ticket).right_future(),
+        Target::Ticket(ticket) => context.node.read_within(*ticket, patience).right_future(),
     };
     let mut reader = tokio::time::timeout(patience, opening)
         .await

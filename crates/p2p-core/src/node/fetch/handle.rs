@@ -6,7 +6,7 @@ use std::{
     future::IntoFuture,
     path::PathBuf,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// How long is looked for a provider, and waited for one that sends nothing.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+pub(in crate::node) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What to fetch: an id, or a ticket, which also says from whom.
 #[derive(Debug, Clone)]
@@ -185,7 +185,7 @@ impl FetchBuilder {
             id,
             session,
             progress: watching,
-            outcome,
+            outcome: Mutex::new(outcome),
         })
     }
 }
@@ -198,7 +198,7 @@ pub struct Fetch {
     id: ContentId,
     session: SessionId,
     progress: watch::Receiver<Progress>,
-    outcome: oneshot::Receiver<Result<Outcome, FetchError>>,
+    outcome: Mutex<oneshot::Receiver<Result<Outcome, FetchError>>>,
 }
 
 impl Fetch {
@@ -215,6 +215,15 @@ impl Fetch {
     /// Whether it has ended, one way or the other.
     pub(in crate::node) fn is_over(&self) -> bool {
         self.progress.has_changed().is_err()
+    }
+
+    /// Why a fetch that is over did not bring everything. Tells it once.
+    pub(in crate::node) fn failure(&self) -> FetchError {
+        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome.try_recv() {
+            Ok(Err(error)) => error,
+            _ => FetchError::Interrupted,
+        }
     }
 
     /// How far it is, now and at each change; a slow reader sees the latest only. Ends with the fetch.
@@ -237,6 +246,7 @@ impl Fetch {
         let Self {
             outcome, progress, ..
         } = self;
+        let outcome = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
         let result = outcome
             .await
             .unwrap_or(Err(FetchError::Stopped(NodeStopped)));

@@ -9,6 +9,7 @@ pub(crate) mod transfer;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
+pub(in crate::node) use self::handle::DEFAULT_TIMEOUT;
 pub use self::handle::{Fetch, FetchBuilder, FetchTarget};
 pub use crate::store::Existing;
 use crate::{

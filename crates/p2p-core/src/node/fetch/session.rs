@@ -233,8 +233,13 @@ impl Session {
             self.on_peer(peer, hands);
             self.ask_manifests(peer, hands);
         } else {
-            let known = hands.peers.addresses(peer).to_vec();
-            hands.net.dial(peer, &known);
+            let mut all = addresses.to_vec();
+            all.extend(hands.peers.addresses(peer).iter().cloned());
+            if matches!(by, FoundBy::Manual | FoundBy::Ticket) {
+                hands.net.dial_now(peer, &all);
+            } else {
+                hands.net.dial(peer, &all);
+            }
         }
     }
 
