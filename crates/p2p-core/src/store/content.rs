@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Once, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -39,8 +39,8 @@ pub struct Content {
     pub(super) dirty: AtomicBool,
     /// Whether the store was told to forget it while it was fetched.
     pub(super) forgotten: AtomicBool,
-    /// Held shared by writes, and taken alone to wait for them.
-    writing: RwLock<()>,
+    /// Held while a write is under way; see [`Content::writing`].
+    writing: Mutex<()>,
     /// Runs the search of a partial file for blocks, once, while others wait.
     pub(super) resumed: Once,
 }
@@ -94,7 +94,7 @@ impl Content {
             checked: Guarded::default(),
             dirty: AtomicBool::new(false),
             forgotten: AtomicBool::new(false),
-            writing: RwLock::new(()),
+            writing: Mutex::new(()),
             resumed: Once::new(),
         }
     }
@@ -234,14 +234,15 @@ impl Content {
         .map(Bytes::from)
     }
 
-    /// Taken by who writes to the partial file.
-    pub(super) fn writing(&self) -> RwLockReadGuard<'_, ()> {
-        self.writing.read().unwrap_or_else(PoisonError::into_inner)
+    /// Taken by who writes to the partial file. One at a time: the kernel lets no two write to a file at once, and has the
+    /// second spin.
+    pub(super) fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns when the writes that are under way are done. Those that come later skip the blocks that are held now.
     pub(super) fn wait_for_writes(&self) {
-        drop(self.writing.write().unwrap_or_else(PoisonError::into_inner));
+        drop(self.writing());
     }
 
     /// Whether reads can be expected to work.

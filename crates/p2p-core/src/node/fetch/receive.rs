@@ -1,9 +1,13 @@
 //! One response to a request for blocks, from the wire to the disk: a thread that verifies what arrives, writes
 //! neighbours together and reports. It ends when the frames end.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc};
 
 use super::plan::{Asked, Plan};
 use crate::{
@@ -17,6 +21,9 @@ use crate::{
 
 /// Blocks written together: enough that a disk writes at full speed, little enough that a kill loses nothing to speak of.
 const BATCH: usize = 4;
+
+/// How long a block waits for others to be written with.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// What a receiving thread tells the session.
 #[derive(Debug)]
@@ -92,7 +99,7 @@ impl Receiver {
     }
 
     fn receive(&mut self, writer: &mut Writer) -> Result<(), Stop> {
-        while let Some(frame) = self.frames.blocking_recv() {
+        while let Some(frame) = self.next_frame(writer)? {
             match frame {
                 Frame::Block { item, index, bytes } => {
                     let wait = self.limit.take(bytes.len() as u64, Instant::now());
@@ -116,11 +123,23 @@ impl Receiver {
                 }
                 Frame::End { .. } => return Ok(()),
             }
-            if writer.batch.len() >= BATCH || self.frames.is_empty() {
+            if writer.batch.len() >= BATCH {
                 self.flush(writer)?;
             }
         }
         Ok(())
+    }
+
+    /// The next frame. Blocks that wait for company to be written with are written when none comes.
+    fn next_frame(&mut self, writer: &mut Writer) -> Result<Option<Frame>, Stop> {
+        if !writer.batch.is_empty() && self.frames.is_empty() {
+            let soon = tokio::time::timeout(GATHER, self.frames.recv());
+            match Handle::current().block_on(soon) {
+                Ok(frame) => return Ok(frame),
+                Err(_) => self.flush(writer)?,
+            }
+        }
+        Ok(self.frames.blocking_recv())
     }
 
     fn on_block(

@@ -31,7 +31,7 @@ use crate::{
 /// What has arrived is made to survive a crash of the machine at least this often …
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
 /// … and after this many bytes.
-const CHECKPOINT_BYTES: u64 = 512 * 1024 * 1024;
+const CHECKPOINT_BYTES: u64 = 128 * 1024 * 1024;
 
 /// A write that takes longer than this is a disk that does not keep up.
 const DISK_PATIENCE: Duration = Duration::from_secs(2);
