@@ -89,7 +89,7 @@ pub enum Command {
         #[arg(value_name = "ID")]
         id: ContentId,
         /// Delete its files too
-        #[arg(long)]
+        #[arg(long, env = "P2P_NODE_DELETE_FILES", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
         delete_files: bool,
     },
     /// Say who has something
@@ -103,7 +103,7 @@ pub enum Command {
     /// List the peers
     Peers {
         /// Go on, and tell who comes and leaves
-        #[arg(long)]
+        #[arg(long, env = "P2P_NODE_WATCH", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
         watch: bool,
     },
     /// Connect to a peer
@@ -144,16 +144,16 @@ pub struct ShareArgs {
     #[arg(required = true, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub paths: Vec<PathBuf>,
     /// Keep a copy, so that the original may change or go
-    #[arg(long)]
+    #[arg(long, env = "P2P_NODE_COPY", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub copy: bool,
     /// Offer it under another name
-    #[arg(long)]
+    #[arg(long, env = "P2P_NODE_NAME", hide_env = true)]
     pub name: Option<String>,
     /// Offer it only to those who have the id or ticket: no catalog, no search
-    #[arg(long)]
+    #[arg(long, env = "P2P_NODE_UNLISTED", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub unlisted: bool,
     /// Share it again whenever it changes, while the daemon runs (in node.toml: always)
-    #[arg(long, conflicts_with = "copy")]
+    #[arg(long, conflicts_with = "copy", env = "P2P_NODE_WATCH", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub watch: bool,
 }
 
@@ -162,22 +162,27 @@ pub struct GetArgs {
     #[arg(value_name = "ID|TICKET")]
     pub what: Target,
     /// Where to put it; inside, if it is a folder [default: its own name, here]
-    #[arg(short, long, value_hint = ValueHint::AnyPath)]
+    #[arg(short, long, value_hint = ValueHint::AnyPath, env = "P2P_NODE_OUT", hide_env = true)]
     pub out: Option<PathBuf>,
     /// Replace the target if it exists
-    #[arg(long, conflicts_with = "rename")]
+    #[arg(long, conflicts_with = "rename", env = "P2P_NODE_OVERWRITE", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub overwrite: bool,
     /// Take a free name if the target exists
-    #[arg(long)]
+    #[arg(long, env = "P2P_NODE_RENAME", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub rename: bool,
     /// Fetch only these files of a folder, such as '*.pdf'; may be given more than once
-    #[arg(long, value_name = "GLOB")]
+    #[arg(long, value_name = "GLOB", env = "P2P_NODE_INCLUDE", hide_env = true)]
     pub include: Vec<String>,
     /// Accept it from this publisher only
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", env = "P2P_NODE_PUBLISHER", hide_env = true)]
     pub publisher: Option<PublisherKey>,
     /// Ask this peer too; may be given more than once
-    #[arg(long = "peer", value_name = "ADDR")]
+    #[arg(
+        long = "peer",
+        value_name = "ADDR",
+        env = "P2P_NODE_PEER",
+        hide_env = true
+    )]
     pub peers: Vec<Address>,
     /// How long to wait for a provider, or for data from those found
     #[arg(long, env = "P2P_NODE_TIMEOUT", default_value = "30s", value_parser = parse_duration, hide_env = true)]
@@ -189,7 +194,13 @@ pub struct CatArgs {
     #[arg(value_name = "ID|TICKET")]
     pub what: Target,
     /// Only these bytes, both included: A-B, A- or -COUNT
-    #[arg(long, value_name = "A-B", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "A-B",
+        allow_hyphen_values = true,
+        env = "P2P_NODE_RANGE",
+        hide_env = true
+    )]
     pub range: Option<ByteRange>,
     /// How long to wait for a provider, or for data from those found
     #[arg(long, env = "P2P_NODE_TIMEOUT", default_value = "30s", value_parser = parse_duration, hide_env = true)]
@@ -201,7 +212,7 @@ pub struct LsArgs {
     #[arg(value_name = "ID|TICKET")]
     pub what: Option<Target>,
     /// List what this peer shares publicly
-    #[arg(long, conflicts_with = "what")]
+    #[arg(long, conflicts_with = "what", env = "P2P_NODE_PEER", hide_env = true)]
     pub peer: Option<NodeId>,
     /// How long to wait for a provider
     #[arg(long, env = "P2P_NODE_TIMEOUT", default_value = "30s", value_parser = parse_duration, hide_env = true)]
