@@ -329,6 +329,14 @@ impl Daemon {
         }
     }
 
+    /// Waits until it knows a server of the DHT.
+    pub fn wait_for_dht(&self) {
+        self.wait_until("a server of the DHT", || {
+            let status = self.run(["status"]);
+            status.expect_code(0).only("status")["dht_peers"].as_u64() > Some(0)
+        });
+    }
+
     /// Waits until the network has been told of everything that is shared.
     pub fn wait_announced(&self) {
         self.wait_until("the shares to be announced", || {

@@ -18,7 +18,7 @@ use serde_json::Value;
 /// Lines of output that may wait to be looked at: then the process waits too.
 const LINES_AHEAD: usize = 4096;
 /// How much of a log is shown when a test fails.
-const LOG_SHOWN: usize = 400096;
+const LOG_SHOWN: usize = 4096;
 /// From the end of its output to the end of a process.
 const EXIT_DEADLINE: Duration = Duration::from_secs(15);
 

@@ -21,6 +21,7 @@ fn content_is_found_through_the_node_in_the_middle() {
 
     let fetcher = sandbox.home("c").bootstrap([&middle]).start();
     fetcher.wait_connected([&middle]);
+    fetcher.wait_for_dht();
     assert!(
         fetcher
             .connected()

@@ -188,6 +188,13 @@ impl Peers {
         }
     }
 
+    /// A peer that is known has this address too.
+    pub(crate) fn on_address(&mut self, peer: NodeId, address: Address) {
+        if let Some(entry) = self.peers.get_mut(&peer) {
+            entry.add_address(address, false);
+        }
+    }
+
     /// The first connection to a peer.
     pub(crate) fn on_connected(
         &mut self,

@@ -87,6 +87,8 @@ pub(crate) enum NetEvent {
         address: Address,
         by: FoundBy,
     },
+    /// A peer has this address, says it or another.
+    AddressOfPeer { peer: NodeId, address: Address },
     /// A dial failed.
     DialFailed { peer: Option<NodeId>, why: String },
     /// A peer asks something.

@@ -109,10 +109,9 @@ impl Net {
             SwarmEvent::NewExternalAddrOfPeer {
                 peer_id,
                 address: known,
-            } => Some(NetEvent::Discovered {
+            } => Some(NetEvent::AddressOfPeer {
                 peer: node_id(peer_id)?,
                 address: address(known)?,
-                by: FoundBy::Dht,
             }),
             // The rest is told again by the events above, or concerns connections that never came to be.
             _ => None,

@@ -119,7 +119,7 @@ pub(super) struct QueuedFetch {
 }
 
 /// The only line that reads the clock.
-pub(super) fn clock() -> (Instant, SystemTime) {
+pub(crate) fn clock() -> (Instant, SystemTime) {
     (Instant::now(), SystemTime::now())
 }
 
@@ -605,6 +605,9 @@ impl Driver {
             NetEvent::Silent { peer } => self.on_silent(peer),
             NetEvent::Discovered { peer, address, by } => {
                 self.hands.heard_of(peer, &[address], by);
+            }
+            NetEvent::AddressOfPeer { peer, address } => {
+                self.hands.peers.on_address(peer, address.without_node());
             }
             NetEvent::DialFailed { peer, why } => self.on_dial_failed(peer, &why),
             NetEvent::Asked { peer, query, slot } => self.on_asked(peer, query, slot),

@@ -34,6 +34,8 @@ use crate::{
 
 /// Pages of one peer's catalog that are read: 256 shares each.
 const MAX_CATALOG_PAGES: usize = 4096;
+/// Between two searches for providers while there are none.
+const SEARCH_PAUSE: Duration = Duration::from_secs(1);
 /// The most that is taken from all peers together in one search.
 const MAX_FOUND: usize = 10_000;
 
@@ -224,8 +226,8 @@ impl Node {
         Ok(self.ticket_of(manifest.clone()))
     }
 
-    /// Who has this content: the connected peers that say so, and those the DHT names. Waits for the time given, or
-    /// until all have answered.
+    /// Who has this content: the connected peers that say so, and those the DHT names. If nobody does, the search goes
+    /// on for the time given; it takes at most that long in any case.
     ///
     /// # Errors
     /// If the node has stopped.
@@ -234,28 +236,15 @@ impl Node {
         id: ContentId,
         timeout: Duration,
     ) -> Result<Vec<Provider>, NodeError> {
-        let (found, mut named) = mpsc::channel(64);
-        self.send(Command::Lookup { id, found }).await?;
-        let query = Query::Have {
-            content: id,
-            entries: false,
-            known: None,
-        };
-        let mut providers: Vec<NodeId> = Vec::new();
+        let mut providers = BTreeSet::new();
         let search = async {
-            for (peer, reply) in self.ask_all(&query).await? {
-                if matches!(reply, Reply::Have { .. }) {
-                    providers.push(peer);
+            loop {
+                self.find_providers(id, &mut providers).await?;
+                if !providers.is_empty() {
+                    return Ok::<(), NodeStopped>(());
                 }
+                tokio::time::sleep(SEARCH_PAUSE).await;
             }
-            while let Some(peers) = named.recv().await {
-                for peer in peers {
-                    if !providers.contains(&peer) {
-                        providers.push(peer);
-                    }
-                }
-            }
-            Ok::<(), NodeStopped>(())
         };
         // Running out of time is one of the two ways for a search to end.
         if let Ok(ended) = tokio::time::timeout(timeout, search).await {
@@ -270,6 +259,30 @@ impl Node {
             .into_iter()
             .map(|peer| Provider::new(peer, addresses(peer)))
             .collect())
+    }
+
+    /// Asks the connected peers and the DHT once.
+    async fn find_providers(
+        &self,
+        id: ContentId,
+        providers: &mut BTreeSet<NodeId>,
+    ) -> Result<(), NodeStopped> {
+        let (found, mut named) = mpsc::channel(64);
+        self.send(Command::Lookup { id, found }).await?;
+        let query = Query::Have {
+            content: id,
+            entries: false,
+            known: None,
+        };
+        for (peer, reply) in self.ask_all(&query).await? {
+            if matches!(reply, Reply::Have { .. }) {
+                providers.insert(peer);
+            }
+        }
+        while let Some(peers) = named.recv().await {
+            providers.extend(peers);
+        }
+        Ok(())
     }
 
     /// Searches the public shares of all connected peers by name: whatever contains the text, without regard to case

@@ -8,12 +8,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use futures::future::BoxFuture;
 
-use super::{Node, blocking, command::Command, error::ShareError, keys::Keys};
+use super::{Node, blocking, command::Command, driver::clock, error::ShareError, keys::Keys};
 use crate::{
     content::{Collection, ContentId, Entry, Kind, SignedManifest, Ticket},
     store::{Imported, Progress, ShareRecord, State, Store},
@@ -351,7 +351,8 @@ fn name_of(path: &Path) -> String {
 }
 
 fn now_unix() -> u64 {
-    SystemTime::now()
+    clock()
+        .1
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }

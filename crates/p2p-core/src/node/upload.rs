@@ -1,10 +1,11 @@
 //! One request for blocks, from the disk to the wire: a thread that reads, and so verifies, each block and hands it to
 //! the connection. It ends with the request, or when the peer is gone.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::sync::mpsc;
 
+use super::driver::clock;
 use crate::{
     content::{BlockIndex, ContentId},
     net::wire::{BlocksItem, BlocksRequest, EndStatus, Frame, ItemStatus},
@@ -97,7 +98,7 @@ impl Upload<'_> {
                 Ok(verified) => {
                     let bytes = verified.into_bytes();
                     let len = bytes.len() as u64;
-                    let wait = self.limit.take(len, Instant::now());
+                    let wait = self.limit.take(len, clock().0);
                     if !wait.is_zero() {
                         std::thread::sleep(wait);
                     }

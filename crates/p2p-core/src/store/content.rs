@@ -180,7 +180,7 @@ impl Content {
             return Ok(found);
         }
         let found = self.read_verified(block)?;
-        self.shared.cache.insert(found.clone());
+        self.shared.cache.offer(&found);
         Ok(found)
     }
 

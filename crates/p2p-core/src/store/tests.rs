@@ -935,13 +935,15 @@ fn cache() {
     let content = store.content(id).unwrap().unwrap();
     let block = |number| content.geometry().block(number).unwrap();
     content.block(block(0)).unwrap();
+    assert_eq!(store.cache_stats().bytes, 0, "asked for once");
+    content.block(block(0)).unwrap();
     content.block(block(0)).unwrap();
     let stats = store.cache_stats();
     assert_eq!(
         (stats.hits, stats.misses, stats.bytes, stats.capacity),
-        (1, 1, BLOCK, 4 * BLOCK)
+        (1, 2, BLOCK, 4 * BLOCK)
     );
-    for number in 0..20 {
+    for number in (0..20).chain(0..20).chain(0..20) {
         content.block(block(number)).unwrap();
         assert!(store.cache_stats().bytes <= 4 * BLOCK);
     }

@@ -117,15 +117,16 @@ fn prepare_folder(
     collection: &Collection,
 ) -> Result<Prepared, FetchError> {
     let target = target_of(order, name)?;
+    let include = order.include.clone();
+    let wanted = move |path: &str| include.as_ref().is_none_or(|include| include(path));
+    let entries = collection.entries();
+    if !entries.is_empty() && !entries.iter().any(|entry| wanted(&entry.path)) {
+        return Err(FetchError::NothingMatches);
+    }
     let part_dir = part_path(&target);
     let resumed = part_dir.exists();
     let root = PartRoot::create(&part_dir)?;
-    let include = order.include.clone();
-    let wanted = move |path: &str| include.as_ref().is_none_or(|include| include(path));
     let plan = Plan::folder(collection, &root, &wanted).map_err(too_many)?;
-    if plan.items().is_empty() && !collection.entries().is_empty() {
-        return Err(FetchError::NothingMatches);
-    }
     let mut held = BlockSet::new(plan.pieces().count());
     for (index, item) in plan.items().iter().enumerate() {
         let left_over = resumed && plan.part(index).is_some_and(|part| part.path().exists());

@@ -1,11 +1,7 @@
 //! One response to a request for blocks, from the wire to the disk: a thread that verifies what arrives, writes
 //! neighbours together and reports. It ends when the frames end.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{runtime::Handle, sync::mpsc};
 
@@ -14,7 +10,7 @@ use crate::{
     content::VerifiedBlock,
     download::RequestId,
     net::wire::{Frame, ItemStatus},
-    node::driver::SessionId,
+    node::driver::{SessionId, clock},
     rate::RateLimit,
     store::{Content, Store, StoreError},
 };
@@ -102,7 +98,7 @@ impl Receiver {
         while let Some(frame) = self.next_frame(writer)? {
             match frame {
                 Frame::Block { item, index, bytes } => {
-                    let wait = self.limit.take(bytes.len() as u64, Instant::now());
+                    let wait = self.limit.take(bytes.len() as u64, clock().0);
                     if !wait.is_zero() {
                         std::thread::sleep(wait);
                     }
