@@ -15,6 +15,7 @@ use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     fs,
+    io::Write,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -372,6 +373,12 @@ impl Daemon {
         let kib = line.and_then(|line| line.split_whitespace().next());
         kib.and_then(|kib| kib.parse::<u64>().ok()).expect("VmHWM") * 1024
     }
+}
+
+/// Says something that is worth reading even when the test passes, which keeps `println` to itself.
+pub fn tell(text: &str) {
+    // Nobody to tell is nothing to fail for.
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Looks again and again until something holds.

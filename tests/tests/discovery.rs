@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use p2p_tests::{Daemon, Running, Sandbox, files, namespaces::Cable, wait_until};
+use p2p_tests::{Daemon, Running, Sandbox, files, namespaces::Cable, tell, wait_until};
 use serde_json::Value;
 
 /// Peers that are gone are noticed within this time.
@@ -82,7 +82,7 @@ fn four_sources_share_the_work() {
 fn neighbours_find_each_other_and_notice_who_vanishes() {
     let cable = match Cable::new() {
         Ok(cable) => cable,
-        Err(why) => return println!("skipped: no network namespaces here: {why}"),
+        Err(why) => return tell(&format!("skipped: no network namespaces here: {why}")),
     };
     let sandbox = Sandbox::new();
     let path = sandbox.noise("on the LAN.bin", 2_000_000, 3);

@@ -1,7 +1,7 @@
 //! Memory during a large transfer. Alone in its file, as it wants the machine for itself.
 #![cfg(target_os = "linux")]
 
-use p2p_tests::{Sandbox, files};
+use p2p_tests::{Sandbox, files, tell};
 
 const SIZE: u64 = 2 << 30;
 /// The most either side may have had at once, with the default cache of 64 MB.
@@ -20,13 +20,13 @@ fn two_gibibytes_pass_through_little_memory() {
     let complete = fetcher.get(&id, &target);
     let (source, fetcher) = (source.peak_memory(), fetcher.peak_memory());
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    println!(
+    tell(&format!(
         "2 GiB in {} s; peak memory: source {:.0} MiB ({:.0} MiB after hashing), fetcher {:.0} MiB",
         complete["seconds"],
         mib(source),
         mib(hashing),
         mib(fetcher)
-    );
+    ));
     assert_eq!(files::b3sum(&target), id);
     assert!(source < LIMIT, "the source had {:.0} MiB", mib(source));
     assert!(fetcher < LIMIT, "the fetcher had {:.0} MiB", mib(fetcher));
