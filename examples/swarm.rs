@@ -28,8 +28,6 @@ async fn main() -> anyhow::Result<()> {
         if number == 0 {
             config.limits.upload = Some(SLOW_LINE);
             config.limits.lan_exempt = false;
-            // On a slow line each answer takes long, so more of them are under way at once.
-            config.limits.upload_slots = 128;
         }
         nodes.push(Node::start(config).await?);
     }

@@ -140,6 +140,51 @@ fn a_get_without_daemon_that_was_killed_goes_on_where_it_was() {
     assert!(!part.exists());
 }
 
+/// Of a folder, the files that are there in whole or in part count as well.
+#[test]
+fn a_folder_that_was_cut_off_goes_on_where_it_was() {
+    const FILES: u64 = 300;
+    const LEN: u64 = 150_000;
+    let mut points = Points::new();
+    let sandbox = Sandbox::new();
+    for number in 0..FILES {
+        sandbox.noise(&format!("folder/{}/{number}.bin", number % 7), LEN, number);
+    }
+    let folder = sandbox.path("folder");
+    let mut source = sandbox
+        .home("source")
+        .upload_limit(RATE)
+        .share(&folder)
+        .start();
+    let id = source.shared()["id"].as_str().unwrap().to_owned();
+    let (target, part) = (sandbox.path("copy"), sandbox.path("copy.part"));
+    let arguments = ["get", &id, "-o", target.to_str().unwrap()];
+
+    let fetcher = sandbox.home("fetcher").bootstrap([&source]).start();
+    let mut get = fetcher.begin(arguments);
+    wait_done(&mut get, points.next(FILES * LEN));
+    let home = fetcher.kill();
+    get.finish(COMMAND_DEADLINE)
+        .expect_failure(7, "interrupted");
+    assert!(!target.exists());
+    let original = files::tree(&folder);
+    let whole = files::tree(&part)
+        .into_iter()
+        .filter(|(name, sum)| original.get(name) == Some(sum));
+    let on_disk = whole.count() as u64 * LEN;
+
+    let complete = home.start().run(arguments).expect_code(0).only("complete");
+    assert_eq!(files::tree(&target), original);
+    assert!(!part.exists());
+    let fetched: u64 = files::sources(&complete).values().sum();
+    let missing = FILES * LEN - on_disk;
+    println!("{missing} bytes were missing, {fetched} were fetched");
+    assert!(
+        fetched <= missing + IN_FLIGHT,
+        "{fetched} bytes fetched for {missing} missing"
+    );
+}
+
 #[test]
 fn a_source_that_dies_is_made_up_for_by_the_other() {
     let sandbox = Sandbox::new();

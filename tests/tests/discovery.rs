@@ -1,8 +1,14 @@
 //! Finding who has it: through a node in the middle, at several sources, and by multicast on a local network.
 
-use std::time::{Duration, Instant};
+use std::{
+    ffi::OsStr,
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use p2p_tests::{Daemon, Running, Sandbox, files, namespaces::Cable, tell, wait_until};
+use p2p_tests::{
+    COMMAND_DEADLINE, Daemon, Running, Sandbox, files, namespaces::Cable, tell, wait_until,
+};
 use serde_json::Value;
 
 /// Peers that are gone are noticed within this time.
@@ -75,6 +81,45 @@ fn four_sources_share_the_work() {
         assert!(bytes > 0, "{} sent nothing: {used:?}", source.peer());
     }
     println!("{used:?} in {} s", complete["seconds"]);
+}
+
+/// Two who want the same from one who is slow give each other what they have so far.
+#[test]
+fn those_who_fetch_serve_each_other() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.noise("wanted twice.bin", 24 << 20, 5);
+    let mut source = sandbox
+        .home("source")
+        .upload_limit("6MB")
+        .share(&path)
+        .start();
+    source.shared();
+    let one = sandbox.home("one").bootstrap([&source]).start();
+    let two = sandbox.home("two").bootstrap([&source, &one]).start();
+    two.wait_connected([&source, &one]);
+    one.wait_connected([&source]);
+    let id = files::b3sum(&path);
+    let targets = [sandbox.path("copy one.bin"), sandbox.path("copy two.bin")];
+    let begin = |fetcher: &Daemon, target: &Path| {
+        fetcher.begin([
+            OsStr::new("get"),
+            id.as_ref(),
+            "-o".as_ref(),
+            target.as_ref(),
+        ])
+    };
+    let gets = [begin(&one, &targets[0]), begin(&two, &targets[1])];
+    let used = gets.map(|get| {
+        let ran = get.finish(COMMAND_DEADLINE);
+        files::sources(&ran.expect_code(0).only("complete"))
+    });
+    for target in &targets {
+        assert_eq!(files::b3sum(target), id);
+    }
+    println!("{used:?}");
+    let exchanged = [used[0].get(two.peer()), used[1].get(one.peer())];
+    let exchanged: u64 = exchanged.into_iter().flatten().sum();
+    assert!(exchanged > 1 << 20, "{used:?}");
 }
 
 /// Multicast stays in two network namespaces of the test's own, joined by a virtual cable.

@@ -45,7 +45,11 @@ pub(crate) struct Reception {
 #[derive(Debug)]
 pub(crate) enum BlocksAnswer {
     /// Frames to write, ended by an `End` frame.
-    Frames(mpsc::Receiver<Frame>),
+    Frames {
+        frames: mpsc::Receiver<Frame>,
+        /// Resolves when the asker wants no more; dropping the sender says the same.
+        cancelled: oneshot::Receiver<()>,
+    },
     /// How the response ended.
     Ended { status: EndStatus, retry_ms: u32 },
 }
@@ -115,19 +119,30 @@ impl request_response::Codec for BlocksCodec {
     where
         T: AsyncWrite + Unpin + Send,
     {
-        let BlocksAnswer::Frames(mut frames) = answer else {
+        let BlocksAnswer::Frames { frames, cancelled } = answer else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        while let Some(frame) = frames.recv().await {
-            let last = matches!(frame, Frame::End { .. });
-            within(FRAME_TIMEOUT, write_frame(io, frame)).await?;
-            if last {
-                return within(FRAME_TIMEOUT, async { io.flush().await }).await;
-            }
+        let writing = std::pin::pin!(write_frames(io, frames));
+        match futures::future::select(writing, cancelled).await {
+            futures::future::Either::Left((result, _)) => result,
+            futures::future::Either::Right(_) => Err(io::ErrorKind::ConnectionAborted.into()),
         }
-        // The serving thread stopped before its end: the asker must not take this for a complete answer.
-        Err(io::ErrorKind::ConnectionAborted.into())
     }
+}
+
+async fn write_frames<T>(io: &mut T, mut frames: mpsc::Receiver<Frame>) -> io::Result<()>
+where
+    T: AsyncWrite + Unpin + Send,
+{
+    while let Some(frame) = frames.recv().await {
+        let last = matches!(frame, Frame::End { .. });
+        within(FRAME_TIMEOUT, write_frame(io, frame)).await?;
+        if last {
+            return within(FRAME_TIMEOUT, async { io.flush().await }).await;
+        }
+    }
+    // The serving thread stopped before its end: the asker must not take this for a complete answer.
+    Err(io::ErrorKind::ConnectionAborted.into())
 }
 
 async fn write_frame<T>(io: &mut T, frame: Frame) -> io::Result<()>

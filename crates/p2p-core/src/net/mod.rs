@@ -12,7 +12,7 @@ mod transport;
 pub(crate) mod wire;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -31,6 +31,8 @@ use self::{
     transport::Guard,
     wire::{BlocksRequest, Frame, Query, Reply},
 };
+use tokio::sync::{mpsc, oneshot};
+
 pub(crate) use self::{
     block_codec::{FRAME_QUEUE, Reception},
     event::{AnswerSlot, BlocksId, LookupId, NetEvent, NetFault, QueryId, ReplySlot, UploadId},
@@ -82,6 +84,8 @@ pub(crate) struct Net {
     swept: Instant,
     /// Addresses to dial when the dial under way fails.
     second_choice: HashMap<PeerId, Vec<Multiaddr>>,
+    /// Connected peers whose connection stays within a private network.
+    near: HashSet<PeerId>,
 }
 
 impl Net {
@@ -117,6 +121,7 @@ impl Net {
             queue: VecDeque::new(),
             swept: now,
             second_choice: HashMap::new(),
+            near: HashSet::new(),
         })
     }
 
@@ -135,19 +140,30 @@ impl Net {
 
     /// Connects to a peer, at these addresses and any the behaviours know, unless a dial to it is under way.
     pub(crate) fn dial(&mut self, peer: NodeId, addresses: &[Address]) -> bool {
-        self.dial_if(peer, addresses, PeerCondition::DisconnectedAndNotDialing)
+        let (first, rest) = self.dial_order(addresses);
+        self.dial_if(peer, first, rest, PeerCondition::DisconnectedAndNotDialing)
     }
 
     /// The same, though another dial be under way: somebody has just named these addresses, and that one may be stuck.
     pub(crate) fn dial_now(&mut self, peer: NodeId, addresses: &[Address]) -> bool {
-        self.dial_if(peer, addresses, PeerCondition::Disconnected)
+        let all = addresses
+            .iter()
+            .map(|address| address.as_multiaddr().clone())
+            .filter(|address| self.guard.allows(address))
+            .collect();
+        self.dial_if(peer, all, Vec::new(), PeerCondition::Disconnected)
     }
 
-    fn dial_if(&mut self, peer: NodeId, addresses: &[Address], condition: PeerCondition) -> bool {
+    fn dial_if(
+        &mut self,
+        peer: NodeId,
+        first: Vec<Multiaddr>,
+        rest: Vec<Multiaddr>,
+        condition: PeerCondition,
+    ) -> bool {
         let Some(peer) = translate::peer_id(peer) else {
             return false;
         };
-        let (first, rest) = self.dial_order(addresses);
         let options = DialOpts::peer_id(peer)
             .condition(condition)
             .addresses(first)
@@ -185,7 +201,7 @@ impl Net {
             return false;
         };
         let options = DialOpts::peer_id(peer)
-            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .condition(PeerCondition::Disconnected)
             .addresses(addresses)
             .build();
         self.swarm.dial(options).is_ok()
@@ -239,11 +255,12 @@ impl Net {
     pub(crate) fn answer_blocks(
         &mut self,
         slot: AnswerSlot,
-        frames: tokio::sync::mpsc::Receiver<Frame>,
+        frames: mpsc::Receiver<Frame>,
+        cancelled: oneshot::Receiver<()>,
     ) -> bool {
         let behaviour = &mut self.swarm.behaviour_mut().blocks;
         behaviour
-            .send_response(slot.0, BlocksAnswer::Frames(frames))
+            .send_response(slot.0, BlocksAnswer::Frames { frames, cancelled })
             .is_ok()
     }
 

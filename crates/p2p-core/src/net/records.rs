@@ -57,6 +57,9 @@ pub(crate) struct Records {
     foreign: HashMap<RecordKey, VecDeque<ProviderRecord>>,
     foreign_len: usize,
     keys_of: HashMap<PeerId, HashSet<RecordKey>>,
+    /// Where connected peers can be reached, as far as we can tell. A provider that nobody has confirmed to be reachable
+    /// announces itself without an address, and kad names no provider without one.
+    reachable: HashMap<PeerId, Vec<Multiaddr>>,
 }
 
 impl Records {
@@ -68,6 +71,7 @@ impl Records {
             foreign: HashMap::new(),
             foreign_len: 0,
             keys_of: HashMap::new(),
+            reachable: HashMap::new(),
         }
     }
 
@@ -91,7 +95,31 @@ impl Records {
         }
     }
 
+    /// A connected peer can be reached at these addresses.
+    pub(crate) fn on_reachable(&mut self, peer: PeerId, mut addresses: Vec<Multiaddr>) {
+        addresses.truncate(self.bounds.addresses);
+        for key in self.keys_of.get(&peer).into_iter().flatten() {
+            let held = self.foreign.get_mut(key).into_iter().flatten();
+            for record in held.filter(|record| record.provider == peer) {
+                if record.addresses.is_empty() {
+                    record.addresses.clone_from(&addresses);
+                }
+            }
+        }
+        self.reachable.insert(peer, addresses);
+    }
+
+    /// A peer is no longer connected; its records keep the addresses they have.
+    pub(crate) fn on_disconnected(&mut self, peer: &PeerId) {
+        self.reachable.remove(peer);
+    }
+
     fn trimmed(&self, mut record: ProviderRecord) -> ProviderRecord {
+        if record.addresses.is_empty()
+            && let Some(known) = self.reachable.get(&record.provider)
+        {
+            record.addresses.clone_from(known);
+        }
         record
             .addresses
             .retain(|address: &Multiaddr| address.len() <= self.bounds.address_len);
@@ -288,6 +316,25 @@ mod tests {
         records.sweep(now + Duration::from_secs(1000));
         assert_eq!(records.foreign_len(), 0);
         assert!(records.keys_of.is_empty() && records.foreign.is_empty());
+    }
+
+    #[test]
+    fn a_provider_without_addresses_gets_those_it_is_connected_by() {
+        let mut records = Records::new(PeerId::random(), Bounds::default());
+        let (early, late) = (PeerId::random(), PeerId::random());
+        let address: Multiaddr = "/ip4/192.168.1.9/tcp/4711".parse().unwrap();
+        records.add_provider(record(1, early, 0)).unwrap();
+        records.on_reachable(early, vec![address.clone(); 20]);
+        records.on_reachable(late, vec![address.clone()]);
+        records.add_provider(record(2, late, 0)).unwrap();
+        records.on_disconnected(&late);
+        assert_eq!(
+            records.providers(&key(1))[0].addresses,
+            vec![address.clone(); 8]
+        );
+        assert_eq!(records.providers(&key(2))[0].addresses, [address]);
+        records.add_provider(record(3, late, 0)).unwrap();
+        assert!(records.providers(&key(3))[0].addresses.is_empty());
     }
 
     #[test]

@@ -65,6 +65,9 @@ impl Net {
                 if inbound && !endpoint.is_relayed() {
                     self.become_server();
                 }
+                if address(endpoint.get_remote_address().clone()).is_some_and(|a| a.is_private()) {
+                    self.near.insert(peer_id);
+                }
                 (num_established.get() == 1).then_some(())?;
                 connected(peer_id, &endpoint)
             }
@@ -72,9 +75,15 @@ impl Net {
                 peer_id,
                 num_established: 0,
                 ..
-            } => Some(NetEvent::Disconnected {
-                peer: node_id(peer_id)?,
-            }),
+            } => {
+                self.near.remove(&peer_id);
+                if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
+                    kad.store_mut().on_disconnected(&peer_id);
+                }
+                Some(NetEvent::Disconnected {
+                    peer: node_id(peer_id)?,
+                })
+            }
             SwarmEvent::NewListenAddr { address: new, .. } => address(new).map(NetEvent::Listening),
             SwarmEvent::ExpiredListenAddr { address: old, .. } => {
                 Some(NetEvent::ListenEnded(address(old).into_iter().collect()))
@@ -194,7 +203,14 @@ impl Net {
             .filter(|a| self.guard.allows(a))
             .take(MAX_ADDRESSES)
             .collect();
+        let near = self.near.contains(&peer_id);
         if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
+            let reachable = listen.iter().filter(|listed| {
+                address((*listed).clone())
+                    .is_some_and(|a| a.is_global() || (near && a.is_private()))
+            });
+            let reachable = reachable.cloned().collect();
+            kad.store_mut().on_reachable(peer_id, reachable);
             let name = kad.protocol_names().first().map(ToString::to_string);
             if name.is_some_and(|name| info.protocols.iter().any(|p| p.as_ref() == name)) {
                 for address in &listen {
@@ -353,7 +369,7 @@ fn on_blocks(event: request_response::Event<BlocksAsk, BlocksAnswer>) -> Option<
                 result: Ok((status, retry_ms)),
             }),
             Message::Response {
-                response: BlocksAnswer::Frames(_),
+                response: BlocksAnswer::Frames { .. },
                 ..
             } => None,
         },

@@ -28,7 +28,7 @@ use crate::content::Address;
 /// fills every window and never reads can pin: 16 MiB.
 const MAX_STREAMS: usize = 64;
 
-/// What may be dialled and listened on.
+/// What may be dialled.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Guard {
     /// Only private ranges.
@@ -172,7 +172,7 @@ where
     }
 }
 
-/// A transport that neither dials nor listens where the [`Guard`] forbids it, whichever behaviour asks.
+/// A transport that does not dial where the [`Guard`] forbids it, whichever behaviour asks.
 struct Guarded<T> {
     inner: T,
     guard: Guard,

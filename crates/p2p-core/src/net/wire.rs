@@ -22,6 +22,8 @@ pub(crate) const BLOCKS_PROTOCOL: &str = "/p2p-core/blocks/1";
 pub(crate) const MAX_QUERY_LEN: usize = 4 * 1024;
 /// The top of the outline of the largest content (8 TiB: 32,768 pages of 32 bytes) and the message around it.
 pub(crate) const MAX_REPLY_LEN: usize = 1024 * 1024 + 1024;
+/// That top alone.
+const MAX_TOP_LEN: usize = 1024 * 1024;
 /// 256 small contents, each named with its size and one run (about 44 bytes).
 pub(crate) const MAX_BLOCKS_REQUEST_LEN: usize = 16 * 1024;
 /// Contents that one request may name.
@@ -60,6 +62,9 @@ pub(crate) enum Query {
     Catalog { after: Option<ContentId> },
     /// Public shares whose name contains this text.
     Search { text: String },
+    /// The response to the request for blocks with this number is no longer wanted. Said in so many words because a
+    /// stream that is dropped after its request was sent does not tell the other side (yamux sends no reset then).
+    Cancel { number: u64 },
 }
 
 /// The answer to a [`Query`].
@@ -81,6 +86,8 @@ pub(crate) enum Reply {
     NotFound,
     /// Ask again later.
     Busy,
+    /// The response is cancelled, or was over.
+    Cancelled,
 }
 
 /// A run of neighbouring blocks.
@@ -104,6 +111,8 @@ pub(crate) struct BlocksItem {
 /// A request for blocks of one or more contents.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct BlocksRequest {
+    /// Chosen by the asker, for [`Query::Cancel`].
+    pub(crate) number: u64,
     pub(crate) items: Vec<BlocksItem>,
 }
 
@@ -226,7 +235,7 @@ impl FrameHeader {
         };
         let max = match tag {
             TAG_BLOCK => BLOCK_LEN,
-            TAG_TOP => MAX_REPLY_LEN,
+            TAG_TOP => MAX_TOP_LEN,
             TAG_PAGE => PAGE_BLOCKS as usize * 32,
             TAG_END | TAG_FAILED => 0,
             _ => return Err(WireError::UnknownFrame),
@@ -365,7 +374,7 @@ pub(crate) fn decode_reply(bytes: &[u8]) -> Result<Reply, WireError> {
         Reply::Have { size, .. } => *size <= MAX_SIZE,
         Reply::Manifests { manifests, .. } => manifests.len() <= MAX_MANIFESTS,
         Reply::Providers { providers } => providers.len() <= MAX_PROVIDERS,
-        Reply::Outline { .. } | Reply::NotFound | Reply::Busy => true,
+        Reply::Outline { .. } | Reply::NotFound | Reply::Busy | Reply::Cancelled => true,
     };
     if in_bounds {
         Ok(reply)

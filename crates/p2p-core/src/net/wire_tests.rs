@@ -76,6 +76,7 @@ fn queries() -> Vec<(Query, String)> {
             format!("0401{ABC}"),
         ),
         (search, "050474616c6b".into()),
+        (Query::Cancel { number: 7 }, "0607".into()),
     ]
 }
 
@@ -105,14 +106,15 @@ fn replies() -> Vec<(Reply, String)> {
         ),
         (Reply::NotFound, "04".into()),
         (Reply::Busy, "05".into()),
+        (Reply::Cancelled, "06".into()),
     ]
 }
 
 fn requests() -> Vec<(BlocksRequest, String)> {
     let items = vec![item(vec![Run { start: 0, count: 2 }])];
     vec![(
-        BlocksRequest { items },
-        format!("01{ABC}fcc027090001010002"),
+        BlocksRequest { number: 7, items },
+        format!("0701{ABC}fcc027090001010002"),
     )]
 }
 
@@ -227,7 +229,7 @@ async fn messages_travel_behind_their_length() {
     let mut sent = Vec::new();
     let message = encode_blocks_request(&request);
     write_message(&mut sent, &message).await.unwrap();
-    let whole = format!("2a000000{hex}");
+    let whole = format!("2b000000{hex}");
     assert_eq!(HEXLOWER.encode(&sent), whole);
     assert!(documented(&whole), "not in docs/wire.md: {whole}");
 
@@ -236,20 +238,20 @@ async fn messages_travel_behind_their_length() {
         let read = read_message(&mut io, limit).await;
         (read.map_err(|error| error.kind()), io.position())
     };
-    let (got, _) = read(sent.clone(), 42).await;
+    let (got, _) = read(sent.clone(), 43).await;
     assert_eq!(got, Ok(message));
     // One byte too long: refused by its length alone, nothing of it is read.
-    let (got, position) = read(sent.clone(), 41).await;
+    let (got, position) = read(sent.clone(), 42).await;
     assert_eq!(got, Err(std::io::ErrorKind::InvalidData));
     assert_eq!(position, 4);
     sent.pop();
-    let (got, _) = read(sent, 42).await;
+    let (got, _) = read(sent, 43).await;
     assert_eq!(got, Err(std::io::ErrorKind::UnexpectedEof));
 }
 
 #[test]
 fn unknown_kinds_are_refused() {
-    for first in 6..=255 {
+    for first in 7..=255 {
         assert!(decode_query(&[first]).is_err(), "query {first}");
         assert!(decode_reply(&[first]).is_err(), "reply {first}");
     }
@@ -289,13 +291,7 @@ fn payloads_are_capped_by_their_kind() {
         raw[8..].copy_from_slice(&u32::try_from(len).unwrap().to_le_bytes());
         FrameHeader::parse(raw)
     };
-    let caps = [
-        (0, 0),
-        (1, 262_144),
-        (2, MAX_REPLY_LEN),
-        (3, 32_768),
-        (4, 0),
-    ];
+    let caps = [(0, 0), (1, 262_144), (2, 1024 * 1024), (3, 32_768), (4, 0)];
     for (tag, cap) in caps {
         assert!(header(tag, cap).is_ok(), "{tag}");
         assert_eq!(header(tag, cap + 1), Err(WireError::OutOfBounds), "{tag}");
@@ -374,7 +370,8 @@ fn replies_are_capped() {
 #[test]
 fn requests_for_blocks_are_capped() {
     let decode = |items: Vec<BlocksItem>| {
-        decode_blocks_request(&encode_blocks_request(&BlocksRequest { items })).map(|_| ())
+        decode_blocks_request(&encode_blocks_request(&BlocksRequest { number: 7, items }))
+            .map(|_| ())
     };
     let run = |start, count| Run { start, count };
     let refused = Err(WireError::OutOfBounds);

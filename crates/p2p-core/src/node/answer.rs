@@ -98,6 +98,7 @@ fn answer_now(known: &Known, query: &Query) -> Result<Reply, StoreError> {
             let (manifests, more) = known.catalog.page(*after);
             Reply::Manifests { manifests, more }
         }
+        Query::Cancel { .. } => Reply::Cancelled,
         Query::Search { text } => Reply::Manifests {
             manifests: known.catalog.search(text),
             more: false,

@@ -72,6 +72,11 @@ const MAX_REDIALS: usize = 16;
 /// A request of a peer that is served or waits.
 struct Upload {
     peer: NodeId,
+    /// The asker's number for it.
+    number: u64,
+    /// Dropped to cancel.
+    cancel: Option<oneshot::Sender<()>>,
+    cancelled: Option<oneshot::Receiver<()>>,
     request: Option<(BlocksRequest, AnswerSlot)>,
     /// The response is written, or given up.
     ended: bool,
@@ -483,8 +488,12 @@ impl Driver {
             let _ = reply.send(Ok(()));
             return;
         }
+        if peer == self.hands.local || !self.hands.net.dial_now(peer, &[address.without_node()]) {
+            let why = "the address is this node's own, or not one that may be dialled".to_owned();
+            let _ = reply.send(Err(ConnectError::Failed { peer, why }));
+            return;
+        }
         self.hands.connecting.entry(peer).or_default().push(reply);
-        self.hands.net.dial_now(peer, &[address.without_node()]);
     }
 
     fn fetch(&mut self, fetch: QueuedFetch) {
@@ -507,9 +516,10 @@ impl Driver {
             .find(|(_, session)| session.is_over())
             .map(|(number, _)| *number)
         {
-            let Some(session) = self.sessions.remove(&number) else {
+            let Some(mut session) = self.sessions.remove(&number) else {
                 return;
             };
+            session.cancel_requests(&mut self.hands);
             self.dirty = true;
             let concluded = session.conclude();
             let id = concluded.id;
@@ -718,14 +728,26 @@ impl Driver {
             Some(Asked::Providers { session, peer }) => {
                 self.with_session(session, |s, hands| s.on_providers(peer, result, hands));
             }
+            Some(Asked::Nothing) | None => {}
             Some(Asked::Embedder(reply)) => {
                 let _ = reply.send(result);
             }
-            None => {}
         }
     }
 
     fn on_asked(&mut self, peer: NodeId, query: Query, slot: ReplySlot) {
+        match &query {
+            Query::Cancel { number } => {
+                self.cancel_upload(peer, *number);
+                return self.hands.net.reply(slot, Reply::Cancelled);
+            }
+            Query::Have { content, .. } => {
+                for session in self.sessions.values_mut().filter(|s| s.id == *content) {
+                    session.on_interest(peer, self.hands.now);
+                }
+            }
+            _ => {}
+        }
         let answering = self.answers.get(&peer).copied().unwrap_or_default();
         let full = !self.answers.contains_key(&peer) && self.answers.len() >= MAX_ANSWERED;
         if answering >= ANSWERS_PER_PEER || full {
@@ -783,11 +805,16 @@ impl Driver {
             };
             // A fresh channel has room for one.
             let _ = frames.try_send(busy);
-            self.hands.net.answer_blocks(slot, receiver);
+            let (_never, cancelled) = oneshot::channel();
+            self.hands.net.answer_blocks(slot, receiver, cancelled);
             return;
         }
+        let (cancel, cancelled) = oneshot::channel();
         let waiting = Upload {
             peer,
+            number: request.number,
+            cancel: Some(cancel),
+            cancelled: Some(cancelled),
             request: Some((request, slot)),
             ended: false,
             served: false,
@@ -816,12 +843,14 @@ impl Driver {
         let Some(entry) = self.uploads.get_mut(&upload) else {
             return self.admission.on_ended(upload);
         };
-        let Some((request, slot)) = entry.request.take() else {
+        let (Some((request, slot)), Some(cancelled)) =
+            (entry.request.take(), entry.cancelled.take())
+        else {
             return;
         };
         let limit = self.hands.upload_limit(entry.peer);
         let (frames, receiver) = mpsc::channel(FRAME_QUEUE);
-        if !self.hands.net.answer_blocks(slot, receiver) {
+        if !self.hands.net.answer_blocks(slot, receiver, cancelled) {
             self.uploads.remove(&upload);
             return self.admission.on_ended(upload);
         }
@@ -830,6 +859,25 @@ impl Driver {
             upload,
             served: upload::serve(&store, &request, &frames, &limit),
         });
+    }
+
+    /// A peer wants no more of a response. Dropping the slot of one that waits answers it, by ending its stream.
+    fn cancel_upload(&mut self, peer: NodeId, number: u64) {
+        let found = self
+            .uploads
+            .iter()
+            .find(|(_, entry)| entry.peer == peer && entry.number == number)
+            .map(|(upload, _)| *upload);
+        if let Some(upload) = found
+            && let Some(entry) = self.uploads.get_mut(&upload)
+        {
+            let waits = entry.request.is_some();
+            entry.cancel = None;
+            if waits {
+                self.uploads.remove(&upload);
+                self.admission.on_ended(upload);
+            }
+        }
     }
 
     fn on_uploaded(&mut self, upload: UploadId, served: upload::Served) {

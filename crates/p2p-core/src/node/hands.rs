@@ -47,6 +47,8 @@ pub(crate) enum Asked {
     Manifests { session: SessionId, peer: NodeId },
     /// A session wants more providers.
     Providers { session: SessionId, peer: NodeId },
+    /// Only to tell: nobody waits for the answer.
+    Nothing,
     /// The embedder asked.
     Embedder(oneshot::Sender<Result<Reply, NetFault>>),
 }
@@ -106,6 +108,8 @@ pub(crate) struct Hands {
     pub(crate) requests: HashMap<BlocksId, (SessionId, RequestId)>,
     /// Requests for blocks that may be open at once, over all sessions.
     pub(crate) max_requests: usize,
+    /// The number of the next request for blocks.
+    pub(crate) next_number: u64,
     pub(crate) connecting: BTreeMap<NodeId, Vec<oneshot::Sender<Result<(), ConnectError>>>>,
     pub(crate) jobs: JoinSet<Job>,
     pub(crate) reports: mpsc::Sender<Report>,
@@ -132,6 +136,11 @@ impl Hands {
             }
             None => false,
         }
+    }
+
+    /// Tells a peer that the response to a request for blocks is no longer wanted.
+    pub(crate) fn cancel(&mut self, peer: NodeId, number: u64) {
+        self.ask(peer, Query::Cancel { number }, Asked::Nothing);
     }
 
     /// Looks for providers in the DHT. False if there is none, or enough is under way.

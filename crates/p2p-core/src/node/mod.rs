@@ -154,6 +154,7 @@ impl Node {
             asked: HashMap::new(),
             lookups: HashMap::new(),
             requests: HashMap::new(),
+            next_number: 0,
             max_requests: requests_within(config.limits.memory),
             connecting: BTreeMap::new(),
             jobs: JoinSet::new(),

@@ -212,7 +212,7 @@ impl Node {
         Ok(deleted)
     }
 
-    /// A fresh ticket: this node, if it has the content, and the other providers it is connected to.
+    /// A fresh ticket that names this node as the provider.
     ///
     /// # Errors
     /// If the node has no manifest of it.

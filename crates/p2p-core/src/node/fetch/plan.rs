@@ -175,6 +175,7 @@ impl Plan {
     /// the outline of a page of an item is still needed.
     pub(crate) fn request(
         &self,
+        number: u64,
         runs: &[PieceRun],
         outline: impl Fn(usize, u32) -> bool,
     ) -> (BlocksRequest, Vec<Asked>) {
@@ -220,7 +221,7 @@ impl Plan {
                 at = at.saturating_add(count);
             }
         }
-        (BlocksRequest { items }, asked)
+        (BlocksRequest { number, items }, asked)
     }
 }
 
@@ -285,7 +286,7 @@ mod tests {
         let plan = Plan::folder(&collection, &root, &|_| true).unwrap();
         assert_eq!(plan.pieces().count(), 5, "the same content counts once");
         assert_eq!(plan.items()[0].paths, ["a", "a2"]);
-        let (request, asked) = plan.request(&[0..2, 3..5], |_, _| true);
+        let (request, asked) = plan.request(1, &[0..2, 3..5], |_, _| true);
         let named = request.items.iter().map(|item| {
             let runs: Vec<(u32, u32)> =
                 item.runs.iter().map(|run| (run.start, run.count)).collect();

@@ -46,6 +46,8 @@ const TICK: Duration = Duration::from_millis(200);
 const HAVE_PAUSE: Duration = Duration::from_millis(200);
 /// One that has nothing may have begun to fetch it, and is asked again after this.
 const DENIED_PAUSE: Duration = Duration::from_secs(10);
+/// Unless it is known to be fetching it.
+const INTEREST_PAUSE: Duration = Duration::from_millis(500);
 /// When every manifest seen so far was refused, how long to wait for a better one.
 const REFUSAL_GRACE: Duration = Duration::from_secs(2);
 /// The DHT and the other providers are asked again at most this often.
@@ -268,6 +270,13 @@ impl Session {
             source.connected = true;
         }
         self.ask_have(peer, hands);
+    }
+
+    /// A peer asks for what we fetch: it may soon have some of it.
+    pub(crate) fn on_interest(&mut self, peer: NodeId, now: Instant) {
+        if let Some(source) = self.sources.get_mut(&peer) {
+            source.ask_at = source.ask_at.min(now + INTEREST_PAUSE);
+        }
     }
 
     /// A peer is gone.
@@ -681,9 +690,10 @@ impl Session {
 
     fn finish(&mut self, hands: &mut Hands) {
         let stage = std::mem::replace(&mut self.stage, Stage::Finishing);
-        let Stage::Transfer(transfer) = stage else {
+        let Stage::Transfer(mut transfer) = stage else {
             return;
         };
+        transfer.cancel_all(hands);
         let session = self.number;
         let store = hands.store.clone();
         let order = self.order.clone();
@@ -902,6 +912,13 @@ impl Session {
             .filter(|(_, source)| source.connected && source.have.is_some())
             .map(|(peer, _)| *peer)
             .collect()
+    }
+
+    /// Tells the peers that are sending that no more is wanted.
+    pub(crate) fn cancel_requests(&mut self, hands: &mut Hands) {
+        if let Stage::Transfer(transfer) = &mut self.stage {
+            transfer.cancel_all(hands);
+        }
     }
 
     /// Whether it is over.

@@ -43,6 +43,8 @@ const MAX_OPEN: usize = 32;
 #[derive(Debug)]
 struct Open {
     peer: NodeId,
+    /// Our number for it.
+    number: u64,
     /// Dropped to cancel.
     _cancel: oneshot::Sender<()>,
     /// How the response ended on the wire.
@@ -194,11 +196,11 @@ impl Transfer {
                     }
                     _ => self.scheduler.on_failed(request, Fault::Protocol, now),
                 }
-                self.forget(request);
+                self.forget(request, hands);
             }
             What::Unasked => {
                 self.scheduler.on_failed(request, Fault::Protocol, now);
-                self.forget(request);
+                self.forget(request, hands);
             }
             What::Lacks { item, status } => self.on_lacks(request, item, status, now),
             What::NotStored { pieces, .. } => {
@@ -300,11 +302,24 @@ impl Transfer {
         }
     }
 
-    fn forget(&mut self, request: RequestId) {
-        if let Some(open) = self.open.remove(&request)
-            && !open.drained
-        {
+    /// Gives a request up, and tells its peer unless the response has ended.
+    fn forget(&mut self, request: RequestId, hands: &mut Hands) {
+        let Some(open) = self.open.remove(&request) else {
+            return;
+        };
+        if open.ended.is_none() {
+            hands.cancel(open.peer, open.number);
+        }
+        if !open.drained {
             self.cancelled.insert(request, open.peer);
+        }
+    }
+
+    /// Gives all requests up.
+    pub(crate) fn cancel_all(&mut self, hands: &mut Hands) {
+        let requests: Vec<RequestId> = self.open.keys().copied().collect();
+        for request in requests {
+            self.forget(request, hands);
         }
     }
 
@@ -337,7 +352,7 @@ impl Transfer {
                             .on_failed(request, Fault::Unreachable, hands.now);
                     }
                 }
-                Some(Action::Cancel { request, .. }) => self.forget(request),
+                Some(Action::Cancel { request, .. }) => self.forget(request, hands),
                 Some(Action::Drop { source, reason }) => {
                     let peer = peer_of(source);
                     if reason == DropReason::Lied || reason == DropReason::Protocol {
@@ -353,7 +368,7 @@ impl Transfer {
                         .map(|(request, _)| *request)
                         .collect();
                     for request in of_peer {
-                        self.forget(request);
+                        self.forget(request, hands);
                     }
                 }
                 Some(Action::FindMore) => pumped.search = true,
@@ -372,7 +387,9 @@ impl Transfer {
         hands: &mut Hands,
     ) -> Option<()> {
         let needs = |item, page| !self.outlines.contains(&(item, page));
-        let (message, asked) = self.plan.request(runs, needs);
+        let number = hands.next_number;
+        hands.next_number = number.wrapping_add(1);
+        let (message, asked) = self.plan.request(number, runs, needs);
         let (frame_tx, frames) = mpsc::channel(FRAME_QUEUE);
         let (cancel, cancelled) = oneshot::channel();
         let reception = Reception {
@@ -397,6 +414,7 @@ impl Transfer {
         });
         let open = Open {
             peer,
+            number,
             _cancel: cancel,
             ended: None,
             drained: false,
