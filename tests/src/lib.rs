@@ -319,15 +319,20 @@ impl Daemon {
     /// Waits until it is connected to all of these.
     pub fn wait_connected<'a>(&self, others: impl IntoIterator<Item = &'a Daemon>) {
         for other in others {
-            self.wait_until(
-                &format!("a connection to {}", other.home.dir.display()),
-                || {
-                    self.connected()
-                        .iter()
-                        .any(|peer| peer["peer"] == other.peer())
-                },
-            );
+            self.wait_connected_to(other);
         }
+    }
+
+    /// Waits until it is connected to another: that one's `peer` object.
+    pub fn wait_connected_to(&self, other: &Daemon) -> Value {
+        let mut found = None;
+        let what = format!("a connection to {}", other.home.dir.display());
+        self.wait_until(&what, || {
+            let mut connected = self.connected().into_iter();
+            found = connected.find(|peer| peer["peer"] == other.peer());
+            found.is_some()
+        });
+        found.unwrap_or_default()
     }
 
     /// Waits until it knows a server of the DHT.

@@ -47,12 +47,8 @@ fn content_is_found_through_the_node_in_the_middle() {
         files::sources(&complete).keys().collect::<Vec<_>>(),
         [holder.peer()]
     );
-    let peers = fetcher.connected();
-    let found = peers
-        .iter()
-        .find(|peer| peer["peer"] == holder.peer())
-        .unwrap();
-    let found = found["found"].as_array().unwrap();
+    let peer = fetcher.wait_connected_to(&holder);
+    let found = peer["found"].as_array().unwrap();
     assert!(found.contains(&"dht".into()), "found by {found:?}");
 }
 

@@ -917,10 +917,11 @@ impl Driver {
     fn publish(&mut self) {
         let now = self.hands.now;
         let waited = now.saturating_duration_since(self.published_at) >= PUBLISH_EVERY;
-        if !(self.dirty || self.hands.peers_dirty) || !waited {
+        let dirty = self.dirty || self.hands.peers_dirty;
+        if !self.hands.peers_moved && !(dirty && waited) {
             return;
         }
-        (self.dirty, self.hands.peers_dirty) = (false, false);
+        (self.dirty, self.hands.peers_dirty, self.hands.peers_moved) = (false, false, false);
         self.published_at = now;
         let peers = self.hands.peers.list();
         let connected = self.hands.peers.connected();

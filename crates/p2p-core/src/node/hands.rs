@@ -119,6 +119,8 @@ pub(crate) struct Hands {
     pub(crate) wall: SystemTime,
     /// The table of peers changed since it was last published.
     pub(crate) peers_dirty: bool,
+    /// A peer came or went: that is published at once.
+    pub(crate) peers_moved: bool,
     pub(crate) up_bytes: u64,
     pub(crate) down_bytes: u64,
 }
@@ -238,6 +240,7 @@ impl Hands {
     pub(crate) fn tell_peer(&mut self, change: Option<PeerChange>) {
         self.peers_dirty = true;
         if let Some(change) = change {
+            self.peers_moved |= !matches!(change, PeerChange::Changed(_));
             self.tell(match change {
                 PeerChange::Joined(info) => Event::PeerJoined(info),
                 PeerChange::Left(info) => Event::PeerLeft(info),

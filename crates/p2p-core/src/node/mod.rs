@@ -168,6 +168,7 @@ impl Node {
             now,
             wall,
             peers_dirty: false,
+            peers_moved: false,
             up_bytes: 0,
             down_bytes: 0,
         };
