@@ -16,7 +16,6 @@ use tokio::{
 pub(crate) use super::hands::{Asked, Hands, Job, LookupFor};
 use super::{
     address_book,
-    answer::{self, Known},
     catalog::Catalog,
     command::Command,
     error::{ConnectError, FetchError},
@@ -26,63 +25,31 @@ use super::{
         receive::Report,
         session::{Session, Summary},
     },
+    serving::{ASKER_TTL, Upload},
     status::{Published, Status},
-    upload,
 };
 use crate::{
     announce::Announcer,
-    content::{Address, ContentId, NodeId, Provider},
-    net::{
-        AnswerSlot, FRAME_QUEUE, NetEvent, ReplySlot, UploadId,
-        wire::{BlocksRequest, EndStatus, Frame, Query, Reply},
-    },
+    content::{Address, ContentId, NodeId},
+    net::{NetEvent, UploadId},
     peers::FoundBy,
-    serve::{Admission, Admitted},
+    serve::Admission,
 };
 
 /// Names a fetch of this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SessionId(pub(crate) u64);
 
-/// Queries of one peer being answered at once; beyond it it is told to come back. `Have` waits on purpose, so that one peer
-/// must not take what all share.
-const ANSWERS_PER_PEER: usize = 16;
-/// Peers with queries being answered at once.
-const MAX_ANSWERED: usize = 256;
-/// A peer that asked for blocks counts as a provider for this long.
-const ASKER_TTL: Duration = Duration::from_secs(120);
-/// Contents whose askers are remembered, and askers of each.
-const MAX_ASKED_FOR: usize = 256;
-const MAX_ASKERS: usize = 64;
-/// Peers are told of in an answer: enough to go on with.
-const PROVIDERS_TOLD: usize = 20;
 /// Commands and reports handled before the network has its turn again.
 const BUDGET: usize = 64;
 /// The longest sleep: address book, idle peers and lost neighbours are looked at this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// Listings and numbers are published at most this often.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
-/// A peer told to come back is told when.
-const BUSY_RETRY_MS: u32 = 500;
 /// The announcement of a folder's files is spread out: one in this time.
 const ENTRY_PAUSE: Duration = Duration::from_millis(50);
 /// Peers asked to be reached again after they were lost.
 const MAX_REDIALS: usize = 16;
-
-/// A request of a peer that is served or waits.
-struct Upload {
-    peer: NodeId,
-    /// The asker's number for it.
-    number: u64,
-    /// Dropped to cancel.
-    cancel: Option<oneshot::Sender<()>>,
-    cancelled: Option<oneshot::Receiver<()>>,
-    request: Option<(BlocksRequest, AnswerSlot)>,
-    /// The response is written, or given up.
-    ended: bool,
-    /// The thread that reads the disk for it is done.
-    served: bool,
-}
 
 /// See the module.
 pub(super) struct Driver {
@@ -95,11 +62,11 @@ pub(super) struct Driver {
     pub(super) next_session: u64,
     pub(super) announcer: Announcer,
     pub(super) admission: Admission<UploadId>,
-    uploads: HashMap<UploadId, Upload>,
+    pub(super) uploads: HashMap<UploadId, Upload>,
     /// Queries of each peer being answered.
-    answers: BTreeMap<NodeId, usize>,
+    pub(super) answers: BTreeMap<NodeId, usize>,
     /// Peers that lately asked for blocks, by content: they have, or will soon have, some themselves.
-    askers: BTreeMap<ContentId, BTreeMap<NodeId, Instant>>,
+    pub(super) askers: BTreeMap<ContentId, BTreeMap<NodeId, Instant>>,
     pub(super) catalog: Arc<Catalog>,
     pub(super) bootstrap: Vec<Address>,
     pub(super) max_peers: usize,
@@ -108,10 +75,10 @@ pub(super) struct Driver {
     pub(super) external: Vec<Address>,
     pub(super) published: watch::Sender<Published>,
     published_at: Instant,
-    dirty: bool,
+    pub(super) dirty: bool,
     kept_at: Instant,
     has_dht: bool,
-    had_servers: bool,
+    pub(super) had_servers: bool,
     pub(super) status: Status,
 }
 
@@ -386,7 +353,11 @@ impl Driver {
         }
     }
 
-    fn with_session(&mut self, session: SessionId, act: impl FnOnce(&mut Session, &mut Hands)) {
+    pub(super) fn with_session(
+        &mut self,
+        session: SessionId,
+        act: impl FnOnce(&mut Session, &mut Hands),
+    ) {
         if let Some(session) = self.sessions.get_mut(&session) {
             act(session, &mut self.hands);
         }
@@ -551,374 +522,12 @@ impl Driver {
         }
     }
 
-    fn on_net(&mut self, event: NetEvent) {
-        let wall = self.hands.wall;
-        match event {
-            NetEvent::Listening(address) => {
-                self.hands.tell(Event::ListenAddress(address.clone()));
-                self.listening.push(address);
-                self.dirty = true;
-            }
-            NetEvent::ListenEnded(ended) => {
-                self.listening.retain(|address| !ended.contains(address));
-                self.dirty = true;
-            }
-            NetEvent::Reachable(address) => {
-                if !self.external.contains(&address) {
-                    self.external.push(address);
-                    self.dirty = true;
-                }
-            }
-            NetEvent::Connected {
-                peer,
-                address,
-                inbound,
-                relayed,
-            } => {
-                let change = self
-                    .hands
-                    .peers
-                    .on_connected(peer, address, inbound, relayed, wall);
-                self.hands.tell_peer(Some(change));
-                for reply in self.hands.connecting.remove(&peer).unwrap_or_default() {
-                    let _ = reply.send(Ok(()));
-                }
-                self.offer_peer(peer);
-            }
-            NetEvent::Disconnected { peer } => {
-                let change = self.hands.peers.on_disconnected(peer);
-                self.hands.tell_peer(change);
-                for session in self.sessions.values_mut() {
-                    session.on_disconnected(peer, &self.hands);
-                }
-            }
-            NetEvent::Identified {
-                peer,
-                agent,
-                addresses,
-                speaks_ours,
-            } => {
-                let change =
-                    self.hands
-                        .peers
-                        .on_identified(peer, agent, addresses, speaks_ours, wall);
-                self.hands.tell_peer(change);
-                self.check_dht();
-                if speaks_ours {
-                    self.offer_peer(peer);
-                }
-            }
-            NetEvent::Rtt { peer, rtt } => {
-                let change = self.hands.peers.on_rtt(peer, rtt, wall);
-                self.hands.tell_peer(change);
-            }
-            NetEvent::Silent { peer } => self.on_silent(peer),
-            NetEvent::Discovered { peer, address, by } => {
-                self.hands.heard_of(peer, &[address], by);
-            }
-            NetEvent::AddressOfPeer { peer, address } => {
-                self.hands.peers.on_address(peer, address.without_node());
-            }
-            NetEvent::DialFailed { peer, why } => self.on_dial_failed(peer, &why),
-            NetEvent::Asked { peer, query, slot } => self.on_asked(peer, query, slot),
-            NetEvent::Answered { query, result } => self.on_answered(query, result),
-            NetEvent::BlocksAsked {
-                peer,
-                upload,
-                request,
-                slot,
-            } => self.on_blocks_asked(peer, upload, request, slot),
-            NetEvent::UploadEnded { upload } => self.on_upload_ended(upload),
-            NetEvent::BlocksEnded { request, result } => {
-                if let Some((session, request)) = self.hands.requests.remove(&request) {
-                    self.with_session(session, |s, hands| s.on_response(request, result, hands));
-                }
-            }
-            NetEvent::ProvidersFound { lookup, peers } => self.on_providers_found(lookup, peers),
-            NetEvent::LookupEnded { lookup } => {
-                self.hands.lookups.remove(&lookup);
-            }
-            NetEvent::Announced { lookup, stored } => {
-                if let Some(LookupFor::Announce(id)) = self.hands.lookups.remove(&lookup) {
-                    let stored = stored && self.hands.net.dht_peers() > 0;
-                    self.announcer.on_result(id, stored, self.hands.now);
-                    self.dirty = true;
-                }
-            }
-        }
-    }
-
-    fn offer_peer(&mut self, peer: NodeId) {
-        for session in self.sessions.values_mut() {
-            session.on_peer(peer, &mut self.hands);
-        }
-    }
-
-    /// What could not be announced while the DHT was empty is announced when its first server appears.
-    fn check_dht(&mut self) {
-        let has = self.hands.net.dht_peers() > 0;
-        if has && !self.had_servers {
-            self.announcer.on_online(self.hands.now);
-            self.dirty = true;
-        }
-        self.had_servers = has;
-    }
-
-    /// A peer that answers no ping and sends nothing is gone.
-    fn on_silent(&mut self, peer: NodeId) {
-        let quiet = self.hands.peers.info(peer).is_none_or(|info| {
-            let since = self.hands.wall.duration_since(info.last_seen);
-            since.is_ok_and(|quiet| quiet >= Duration::from_secs(10))
-        });
-        if quiet {
-            self.hands.net.disconnect(peer);
-        }
-    }
-
-    fn on_dial_failed(&mut self, peer: Option<NodeId>, why: &str) {
-        let Some(peer) = peer else { return };
-        tracing::debug!(%peer, why, "cannot connect");
-        if self.hands.peers.is_connected(peer) {
-            return;
-        }
-        for reply in self.hands.connecting.remove(&peer).unwrap_or_default() {
-            let _ = reply.send(Err(ConnectError::Failed {
-                peer,
-                why: why.to_owned(),
-            }));
-        }
-    }
-
-    fn on_providers_found(&mut self, lookup: crate::net::LookupId, peers: Vec<NodeId>) {
-        match self.hands.lookups.get(&lookup) {
-            Some(LookupFor::Session(session)) => {
-                let session = *session;
-                self.with_session(session, |s, hands| s.on_lookup(&peers, hands));
-            }
-            Some(LookupFor::Embedder(found)) => {
-                let others: Vec<NodeId> = peers
-                    .into_iter()
-                    .filter(|peer| *peer != self.hands.local)
-                    .collect();
-                // An embedder who does not read loses what it does not read.
-                let _ = found.try_send(others.clone());
-                for peer in others {
-                    self.hands.heard_of(peer, &[], FoundBy::Dht);
-                    self.hands.net.dial(peer, &[]);
-                }
-            }
-            Some(LookupFor::Announce(_)) | None => {}
-        }
-    }
-
-    fn on_answered(
-        &mut self,
-        query: crate::net::QueryId,
-        result: Result<Reply, crate::net::NetFault>,
-    ) {
-        match self.hands.asked.remove(&query) {
-            Some(Asked::Have {
-                session,
-                peer,
-                entries,
-            }) => self.with_session(session, |s, hands| s.on_have(peer, entries, result, hands)),
-            Some(Asked::Manifests { session, peer }) => {
-                self.with_session(session, |s, hands| s.on_manifests(peer, result, hands));
-            }
-            Some(Asked::Providers { session, peer }) => {
-                self.with_session(session, |s, hands| s.on_providers(peer, result, hands));
-            }
-            Some(Asked::Nothing) | None => {}
-            Some(Asked::Embedder(reply)) => {
-                let _ = reply.send(result);
-            }
-        }
-    }
-
-    fn on_asked(&mut self, peer: NodeId, query: Query, slot: ReplySlot) {
-        match &query {
-            Query::Cancel { number } => {
-                self.cancel_upload(peer, *number);
-                return self.hands.net.reply(slot, Reply::Cancelled);
-            }
-            Query::Have { content, .. } => {
-                for session in self.sessions.values_mut().filter(|s| s.id == *content) {
-                    session.on_interest(peer, self.hands.now);
-                }
-            }
-            _ => {}
-        }
-        let answering = self.answers.get(&peer).copied().unwrap_or_default();
-        let full = !self.answers.contains_key(&peer) && self.answers.len() >= MAX_ANSWERED;
-        if answering >= ANSWERS_PER_PEER || full {
-            return self.hands.net.reply(slot, Reply::Busy);
-        }
-        let providers = match &query {
-            Query::Providers { content } => self.providers_of(*content, peer),
-            _ => Vec::new(),
-        };
-        let known = Known {
-            store: self.hands.store.clone(),
-            catalog: Arc::clone(&self.catalog),
-            providers,
-        };
-        self.answers.insert(peer, answering + 1);
-        self.hands.jobs.spawn(async move {
-            let reply = answer::answer(known, query).await;
-            Job::Replied { peer, slot, reply }
-        });
-    }
-
-    /// Other providers of a content: the sources of our own fetch of it, and those who fetch it from us.
-    fn providers_of(&self, id: ContentId, asker: NodeId) -> Vec<Provider> {
-        self.sessions
-            .values()
-            .filter(|session| session.id == id)
-            .flat_map(Session::providers)
-            .chain(
-                self.askers
-                    .get(&id)
-                    .into_iter()
-                    .flatten()
-                    .map(|(peer, _)| *peer),
-            )
-            .filter(|peer| *peer != asker)
-            .take(PROVIDERS_TOLD)
-            .map(|peer| Provider::new(peer, self.hands.peers.addresses(peer).to_vec()))
-            .collect()
-    }
-
-    fn on_blocks_asked(
-        &mut self,
-        peer: NodeId,
-        upload: UploadId,
-        request: BlocksRequest,
-        slot: AnswerSlot,
-    ) {
-        self.note_asker(peer, &request);
-        let admitted = self.admission.on_request(peer, upload);
-        if admitted == Admitted::Busy {
-            let (frames, receiver) = mpsc::channel(1);
-            let busy = Frame::End {
-                status: EndStatus::Busy,
-                retry_ms: BUSY_RETRY_MS,
-            };
-            // A fresh channel has room for one.
-            let _ = frames.try_send(busy);
-            let (_never, cancelled) = oneshot::channel();
-            self.hands.net.answer_blocks(slot, receiver, cancelled);
-            return;
-        }
-        let (cancel, cancelled) = oneshot::channel();
-        let waiting = Upload {
-            peer,
-            number: request.number,
-            cancel: Some(cancel),
-            cancelled: Some(cancelled),
-            request: Some((request, slot)),
-            ended: false,
-            served: false,
-        };
-        self.uploads.insert(upload, waiting);
-        if admitted == Admitted::Serve {
-            self.serve(upload);
-        }
-    }
-
-    fn note_asker(&mut self, peer: NodeId, request: &BlocksRequest) {
-        // The small files of a folder are asked for by hundreds and done in a moment: no swarm forms around one.
-        let [item] = request.items.as_slice() else {
-            return;
-        };
-        if !self.askers.contains_key(&item.content) && self.askers.len() >= MAX_ASKED_FOR {
-            return;
-        }
-        let askers = self.askers.entry(item.content).or_default();
-        if askers.len() < MAX_ASKERS || askers.contains_key(&peer) {
-            askers.insert(peer, self.hands.now);
-        }
-    }
-
-    fn serve(&mut self, upload: UploadId) {
-        let Some(entry) = self.uploads.get_mut(&upload) else {
-            return self.admission.on_ended(upload);
-        };
-        let (Some((request, slot)), Some(cancelled)) =
-            (entry.request.take(), entry.cancelled.take())
-        else {
-            return;
-        };
-        let limit = self.hands.upload_limit(entry.peer);
-        let (frames, receiver) = mpsc::channel(FRAME_QUEUE);
-        if !self.hands.net.answer_blocks(slot, receiver, cancelled) {
-            self.uploads.remove(&upload);
-            return self.admission.on_ended(upload);
-        }
-        let store = self.hands.store.clone();
-        self.hands.jobs.spawn_blocking(move || Job::Uploaded {
-            upload,
-            served: upload::serve(&store, &request, &frames, &limit),
-        });
-    }
-
-    /// A peer wants no more of a response. Dropping the slot of one that waits answers it, by ending its stream.
-    fn cancel_upload(&mut self, peer: NodeId, number: u64) {
-        let found = self
-            .uploads
-            .iter()
-            .find(|(_, entry)| entry.peer == peer && entry.number == number)
-            .map(|(upload, _)| *upload);
-        if let Some(upload) = found
-            && let Some(entry) = self.uploads.get_mut(&upload)
-        {
-            let waits = entry.request.is_some();
-            entry.cancel = None;
-            if waits {
-                self.uploads.remove(&upload);
-                self.admission.on_ended(upload);
-            }
-        }
-    }
-
-    fn on_uploaded(&mut self, upload: UploadId, served: upload::Served) {
-        for id in served.changed {
-            self.hands.tell(Event::ContentChanged { id });
-        }
-        if let Some(entry) = self.uploads.get_mut(&upload) {
-            entry.served = true;
-            let peer = entry.peer;
-            self.hands.sent(peer, served.bytes);
-        }
-        self.settle_upload(upload);
-    }
-
-    fn on_upload_ended(&mut self, upload: UploadId) {
-        if let Some(entry) = self.uploads.get_mut(&upload) {
-            entry.ended = true;
-            // One that still waited will not be served.
-            entry.served |= entry.request.is_some();
-        }
-        self.settle_upload(upload);
-    }
-
-    /// Frees the slot once both the wire and the disk are done with it.
-    fn settle_upload(&mut self, upload: UploadId) {
-        if self
-            .uploads
-            .get(&upload)
-            .is_some_and(|entry| entry.ended && entry.served)
-        {
-            self.uploads.remove(&upload);
-            self.admission.on_ended(upload);
-        }
-    }
-
     /// Tells the handles how things stand, if anything changed.
     fn publish(&mut self) {
         let now = self.hands.now;
         let waited = now.saturating_duration_since(self.published_at) >= PUBLISH_EVERY;
         let dirty = self.dirty || self.hands.peers_dirty;
-        if !self.hands.peers_moved && !(dirty && waited) {
+        if !(self.hands.peers_moved || dirty && waited) {
             return;
         }
         (self.dirty, self.hands.peers_dirty, self.hands.peers_moved) = (false, false, false);

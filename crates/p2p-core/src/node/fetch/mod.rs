@@ -5,6 +5,7 @@ pub(crate) mod plan;
 pub(crate) mod prepare;
 pub(crate) mod receive;
 pub(crate) mod session;
+mod sources;
 pub(crate) mod transfer;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};

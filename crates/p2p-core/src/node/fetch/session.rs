@@ -19,69 +19,31 @@ use super::{
     FetchState, Fetched, Goal, Order, Outcome, Progress, SourceBytes,
     prepare::{self, Prepared},
     receive::{Report, What},
+    sources::{Manifests, Source},
     transfer::Transfer,
 };
 use crate::{
     content::{
-        Address, BlockSet, Collection, ContentId, Geometry, Kind, ManifestError, NodeId,
-        SignedManifest, TrustPolicy, TrustedManifest,
+        Collection, ContentId, Geometry, Kind, ManifestError, NodeId, SignedManifest, TrustPolicy,
+        TrustedManifest,
     },
-    download::{Holdings, RequestId, SourceId},
-    net::{
-        NetFault,
-        wire::{EndStatus, Query, Reply},
-    },
+    download::RequestId,
+    net::{NetFault, wire::EndStatus},
     node::{
-        driver::{Asked, Hands, Job, LookupFor, SessionId},
+        driver::{Hands, Job, SessionId},
         error::FetchError,
         query::Listed,
     },
     peers::FoundBy,
-    store::{State, StoreError},
+    store::StoreError,
 };
 
 /// How often progress is told, and stalls and timeouts are looked for.
 const TICK: Duration = Duration::from_millis(200);
-/// A partial holder is asked again at once when its answer came, but not more often than this.
-const HAVE_PAUSE: Duration = Duration::from_millis(200);
-/// One that has nothing may have begun to fetch it, and is asked again after this.
-const DENIED_PAUSE: Duration = Duration::from_secs(10);
-/// Unless it is known to be fetching it.
-const INTEREST_PAUSE: Duration = Duration::from_millis(500);
 /// When every manifest seen so far was refused, how long to wait for a better one.
 const REFUSAL_GRACE: Duration = Duration::from_secs(2);
-/// The DHT and the other providers are asked again at most this often.
-const SEARCH_PAUSE: Duration = Duration::from_secs(5);
-/// Peers that one fetch keeps track of.
-const MAX_SOURCES: usize = 512;
 
-/// A peer that may have what is fetched.
-#[derive(Debug)]
-struct Source {
-    slot: SourceId,
-    connected: bool,
-    /// Whether `Have` is under way.
-    asking: bool,
-    ask_at: Instant,
-    manifests: Manifests,
-    /// Size and blocks it says it has of the content fetched by id.
-    have: Option<(u64, BlockSet)>,
-    /// What it has of the entries of the folder.
-    entries: Option<BlockSet>,
-    /// It sent what it should not, and is asked for nothing more.
-    blamed: bool,
-    /// Verified bytes it sent.
-    bytes: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Manifests {
-    Unasked,
-    Asked,
-    Known,
-}
-
-enum Stage {
+pub(super) enum Stage {
     Searching,
     Preparing,
     Transfer(Box<Transfer>),
@@ -92,22 +54,22 @@ enum Stage {
 pub(crate) struct Session {
     pub(crate) number: SessionId,
     pub(crate) id: ContentId,
-    order: Order,
-    stage: Stage,
-    goal: Goal,
-    sources: BTreeMap<NodeId, Source>,
-    slots: Vec<NodeId>,
-    trusted: Vec<TrustedManifest>,
-    refused: Option<(ManifestError, Instant)>,
+    pub(super) order: Order,
+    pub(super) stage: Stage,
+    pub(super) goal: Goal,
+    pub(super) sources: BTreeMap<NodeId, Source>,
+    pub(super) slots: Vec<NodeId>,
+    pub(super) trusted: Vec<TrustedManifest>,
+    pub(super) refused: Option<(ManifestError, Instant)>,
     collection: Option<Arc<Collection>>,
     /// Its bytes list no entries, whatever a manifest says.
     is_file: bool,
     /// Its size, if it is complete here.
-    local_size: Option<u64>,
+    pub(super) local_size: Option<u64>,
     started: Instant,
     /// When a provider was last there, or something last arrived.
-    alive_at: Instant,
-    searched_at: Option<Instant>,
+    pub(super) alive_at: Instant,
+    pub(super) searched_at: Option<Instant>,
     tick_at: Instant,
     progress: watch::Sender<Progress>,
     reply: Option<oneshot::Sender<Result<Outcome, FetchError>>>,
@@ -174,327 +136,12 @@ impl Session {
         self.advance(hands);
     }
 
-    /// Manifests kept from an earlier fetch or share serve when nobody else has one.
-    fn ask_local(&mut self, hands: &mut Hands) {
-        match hands.store.info(self.id) {
-            Ok(info) => {
-                self.local_size = info
-                    .filter(|info| info.state == State::Complete)
-                    .map(|info| info.size);
-            }
-            Err(error) => self.end(Err(error.into())),
-        }
-        match hands.store.manifests(self.id) {
-            Ok(manifests) => {
-                for manifest in manifests {
-                    // One kept under an older policy may be refused under this one.
-                    let _ = self.accept(manifest, hands);
-                }
-            }
-            Err(error) => self.end(Err(error.into())),
-        }
-    }
-
-    fn policy(&self) -> &TrustPolicy {
+    pub(super) fn policy(&self) -> &TrustPolicy {
         &self.order.trust
     }
 
-    /// A manifest of what is fetched, checked against the policy.
-    fn accept(&mut self, manifest: SignedManifest, hands: &Hands) -> Result<(), ManifestError> {
-        match manifest.verify(self.policy()) {
-            Ok(trusted) => {
-                if self
-                    .trusted
-                    .iter()
-                    .all(|known| known.publisher != trusted.publisher)
-                {
-                    self.trusted.push(trusted);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.refused.get_or_insert((error.clone(), hands.now));
-                Err(error)
-            }
-        }
-    }
-
-    /// Somebody says that this peer has it.
-    pub(crate) fn hear_of(
-        &mut self,
-        peer: NodeId,
-        addresses: &[Address],
-        by: FoundBy,
-        hands: &mut Hands,
-    ) {
-        if peer == hands.local {
-            return;
-        }
-        hands.heard_of(peer, addresses, by);
-        if hands.peers.is_connected(peer) {
-            self.on_peer(peer, hands);
-            self.ask_manifests(peer, hands);
-        } else {
-            let mut all = addresses.to_vec();
-            all.extend(hands.peers.addresses(peer).iter().cloned());
-            if matches!(by, FoundBy::Manual | FoundBy::Ticket) {
-                hands.net.dial_now(peer, &all);
-            } else {
-                hands.net.dial(peer, &all);
-            }
-        }
-    }
-
-    /// A peer that speaks our protocols is connected.
-    pub(crate) fn on_peer(&mut self, peer: NodeId, hands: &mut Hands) {
-        if !self.sources.contains_key(&peer) {
-            if self.sources.len() >= MAX_SOURCES {
-                return;
-            }
-            let slot = SourceId(u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
-            self.slots.push(peer);
-            let source = Source {
-                slot,
-                connected: true,
-                asking: false,
-                ask_at: hands.now,
-                manifests: Manifests::Unasked,
-                have: None,
-                entries: None,
-                blamed: false,
-                bytes: 0,
-            };
-            self.sources.insert(peer, source);
-        }
-        if let Some(source) = self.sources.get_mut(&peer) {
-            source.connected = true;
-        }
-        self.ask_have(peer, hands);
-    }
-
-    /// A peer asks for what we fetch: it may soon have some of it.
-    pub(crate) fn on_interest(&mut self, peer: NodeId, now: Instant) {
-        if let Some(source) = self.sources.get_mut(&peer) {
-            source.ask_at = source.ask_at.min(now + INTEREST_PAUSE);
-        }
-    }
-
-    /// A peer is gone.
-    pub(crate) fn on_disconnected(&mut self, peer: NodeId, hands: &Hands) {
-        let Some(source) = self.sources.get_mut(&peer) else {
-            return;
-        };
-        source.connected = false;
-        source.asking = false;
-        source.have = None;
-        source.entries = None;
-        if source.manifests == Manifests::Asked {
-            source.manifests = Manifests::Unasked;
-        }
-        if let Stage::Transfer(transfer) = &mut self.stage {
-            transfer.remove_source(source.slot, hands.now);
-        }
-    }
-
-    fn ask_have(&mut self, peer: NodeId, hands: &mut Hands) {
-        let entries = self.wants_entries();
-        let Some(source) = self.sources.get_mut(&peer) else {
-            return;
-        };
-        if source.asking || source.blamed || !source.connected {
-            return;
-        }
-        let known = if entries {
-            source.entries.as_ref().map(BlockSet::count)
-        } else {
-            source.have.as_ref().map(|(_, blocks)| blocks.count())
-        };
-        let query = Query::Have {
-            content: self.id,
-            entries,
-            known,
-        };
-        let asked = Asked::Have {
-            session: self.number,
-            peer,
-            entries,
-        };
-        source.asking = hands.ask(peer, query, asked);
-    }
-
-    fn ask_manifests(&mut self, peer: NodeId, hands: &mut Hands) {
-        let Some(source) = self.sources.get_mut(&peer) else {
-            return;
-        };
-        if source.manifests != Manifests::Unasked || !source.connected {
-            return;
-        }
-        let asked = Asked::Manifests {
-            session: self.number,
-            peer,
-        };
-        if hands.ask(peer, Query::Manifests { content: self.id }, asked) {
-            source.manifests = Manifests::Asked;
-        }
-    }
-
-    fn wants_entries(&self) -> bool {
-        self.goal == Goal::Folder && matches!(self.stage, Stage::Transfer(_) | Stage::Preparing)
-    }
-
-    /// An answer to `Have`.
-    pub(crate) fn on_have(
-        &mut self,
-        peer: NodeId,
-        entries: bool,
-        answer: Result<Reply, NetFault>,
-        hands: &mut Hands,
-    ) {
-        let wants_entries = self.wants_entries();
-        let Some(source) = self.sources.get_mut(&peer) else {
-            return;
-        };
-        source.asking = false;
-        source.ask_at = hands.now + DENIED_PAUSE;
-        let was_found = source.have.is_some();
-        match answer {
-            Ok(Reply::Have { size, blocks }) => {
-                source.ask_at = hands.now + HAVE_PAUSE;
-                if entries {
-                    source.entries = Some(blocks);
-                } else {
-                    source.have = Some((size, blocks));
-                }
-            }
-            Ok(Reply::NotFound | Reply::Busy) => {}
-            Ok(_) | Err(NetFault::Protocol | NetFault::Unsupported) => source.blamed = true,
-            Err(_) => {}
-        }
-        if source.have.is_some() && !was_found {
-            self.alive_at = hands.now;
-            self.ask_manifests(peer, hands);
-            self.ask_providers(peer, hands);
-        }
-        if wants_entries && !entries {
-            self.ask_have(peer, hands);
-        }
-        self.offer(peer, hands.now);
-        self.advance(hands);
-    }
-
-    /// Manifests of what is fetched, from a peer.
-    pub(crate) fn on_manifests(
-        &mut self,
-        peer: NodeId,
-        answer: Result<Reply, NetFault>,
-        hands: &mut Hands,
-    ) {
-        if let Some(source) = self.sources.get_mut(&peer) {
-            source.manifests = Manifests::Known;
-        }
-        if let Ok(Reply::Manifests { manifests, .. }) = answer {
-            for manifest in manifests {
-                if manifest.claims().content != self.id {
-                    continue;
-                }
-                if let Err(error) = self.accept(manifest, hands) {
-                    tracing::debug!(id = %self.id, %peer, %error, "manifest refused");
-                }
-            }
-        }
-        self.advance(hands);
-    }
-
-    /// Providers known to a provider.
-    pub(crate) fn on_providers(
-        &mut self,
-        peer: NodeId,
-        answer: Result<Reply, NetFault>,
-        hands: &mut Hands,
-    ) {
-        if let Ok(Reply::Providers { providers }) = answer {
-            for provider in providers {
-                let addresses = hands.hearsay(provider.addresses(), Some(peer));
-                self.hear_of(provider.node(), &addresses, FoundBy::Exchange, hands);
-            }
-        }
-    }
-
-    fn ask_providers(&self, peer: NodeId, hands: &mut Hands) {
-        let asked = Asked::Providers {
-            session: self.number,
-            peer,
-        };
-        hands.ask(peer, Query::Providers { content: self.id }, asked);
-    }
-
-    /// Providers known to the DHT.
-    pub(crate) fn on_lookup(&mut self, peers: &[NodeId], hands: &mut Hands) {
-        for peer in peers {
-            self.hear_of(*peer, &[], FoundBy::Dht, hands);
-        }
-    }
-
-    /// Asks the DHT, and the providers found so far, for more.
-    fn search(&mut self, hands: &mut Hands) {
-        let due = self
-            .searched_at
-            .is_none_or(|at| hands.now.saturating_duration_since(at) >= SEARCH_PAUSE);
-        if !due {
-            return;
-        }
-        self.searched_at = Some(hands.now);
-        hands.lookup(self.id, LookupFor::Session(self.number));
-        let providers: Vec<NodeId> = self
-            .sources
-            .iter()
-            .filter(|(_, source)| source.connected && source.have.is_some())
-            .map(|(peer, _)| *peer)
-            .collect();
-        for peer in providers {
-            self.ask_providers(peer, hands);
-        }
-    }
-
-    /// Tells the scheduler what a source holds.
-    fn offer(&mut self, peer: NodeId, now: Instant) {
-        let Stage::Transfer(transfer) = &mut self.stage else {
-            return;
-        };
-        let Some(source) = self
-            .sources
-            .get(&peer)
-            .filter(|source| source.connected && !source.blamed)
-        else {
-            return;
-        };
-        let holdings = if self.goal == Goal::Folder {
-            match (&source.entries, &source.have) {
-                // A filter makes the plan another piece space than the whole folder's.
-                (Some(entries), _) if entries.is_full() => Some(Holdings::All),
-                (Some(entries), _) if entries.len() == transfer.pieces() => {
-                    Some(Holdings::Some(entries.clone()))
-                }
-                (Some(_), _) | (None, Some(_)) => Some(Holdings::Unknown),
-                (None, None) => None,
-            }
-        } else {
-            source
-                .have
-                .as_ref()
-                .filter(|(size, _)| *size == transfer.size())
-                .map(|(_, blocks)| match blocks.is_full() {
-                    true => Holdings::All,
-                    false => Holdings::Some(blocks.clone()),
-                })
-        };
-        if let Some(holdings) = holdings {
-            transfer.offer(source.slot, holdings, now);
-        }
-    }
-
     /// Goes on to making the plan once it is known what is fetched.
-    fn advance(&mut self, hands: &mut Hands) {
+    pub(super) fn advance(&mut self, hands: &mut Hands) {
         if !matches!(self.stage, Stage::Searching) || self.outcome.is_some() {
             return;
         }
@@ -773,35 +420,6 @@ impl Session {
         self.tell(hands.now);
     }
 
-    /// Asks partial holders again, and looks for more while there is nobody.
-    fn refresh(&mut self, hands: &mut Hands) {
-        let folder = self.wants_entries();
-        let again: Vec<NodeId> = self
-            .sources
-            .iter()
-            .filter(|(_, source)| {
-                let full = if folder {
-                    source.entries.as_ref().is_some_and(BlockSet::is_full)
-                } else {
-                    source.have.as_ref().is_some_and(|(_, have)| have.is_full())
-                };
-                source.connected
-                    && !source.asking
-                    && !source.blamed
-                    && !full
-                    && source.ask_at <= hands.now
-            })
-            .map(|(peer, _)| *peer)
-            .collect();
-        for peer in again {
-            self.ask_have(peer, hands);
-        }
-        let alone = self.sources.values().all(|source| source.have.is_none());
-        if alone && !matches!(self.stage, Stage::Finishing) {
-            self.search(hands);
-        }
-    }
-
     fn check_refusal(&mut self, now: Instant) {
         if !matches!(self.stage, Stage::Searching) || !self.trusted.is_empty() {
             return;
@@ -894,7 +512,7 @@ impl Session {
         }
     }
 
-    fn end(&mut self, outcome: Result<Outcome, FetchError>) {
+    pub(super) fn end(&mut self, outcome: Result<Outcome, FetchError>) {
         if self.outcome.is_none() {
             self.outcome = Some(outcome);
         }
@@ -903,15 +521,6 @@ impl Session {
     /// Stops it; what has been verified is kept.
     pub(crate) fn interrupt(&mut self) {
         self.end(Err(FetchError::Interrupted));
-    }
-
-    /// Connected peers that have it, or some of it.
-    pub(crate) fn providers(&self) -> Vec<NodeId> {
-        self.sources
-            .iter()
-            .filter(|(_, source)| source.connected && source.have.is_some())
-            .map(|(peer, _)| *peer)
-            .collect()
     }
 
     /// Tells the peers that are sending that no more is wanted.

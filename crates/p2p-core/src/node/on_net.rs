@@ -1,0 +1,197 @@
+//! What the driver does about events of the network: each is a change of the table of peers, news for the sessions, or
+//! passed on to whoever asked.
+
+use std::time::Duration;
+
+use super::{
+    driver::{Asked, Driver, LookupFor},
+    error::ConnectError,
+    event::Event,
+};
+use crate::{
+    content::NodeId,
+    net::{LookupId, NetEvent, NetFault, QueryId, wire::Reply},
+    peers::FoundBy,
+};
+
+impl Driver {
+    pub(super) fn on_net(&mut self, event: NetEvent) {
+        let wall = self.hands.wall;
+        match event {
+            NetEvent::Listening(address) => {
+                self.hands.tell(Event::ListenAddress(address.clone()));
+                self.listening.push(address);
+                self.dirty = true;
+            }
+            NetEvent::ListenEnded(ended) => {
+                self.listening.retain(|address| !ended.contains(address));
+                self.dirty = true;
+            }
+            NetEvent::Reachable(address) => {
+                if !self.external.contains(&address) {
+                    self.external.push(address);
+                    self.dirty = true;
+                }
+            }
+            NetEvent::Connected {
+                peer,
+                address,
+                inbound,
+                relayed,
+            } => {
+                let change = self
+                    .hands
+                    .peers
+                    .on_connected(peer, address, inbound, relayed, wall);
+                self.hands.tell_peer(Some(change));
+                for reply in self.hands.connecting.remove(&peer).unwrap_or_default() {
+                    let _ = reply.send(Ok(()));
+                }
+                self.offer_peer(peer);
+            }
+            NetEvent::Disconnected { peer } => {
+                let change = self.hands.peers.on_disconnected(peer);
+                self.hands.tell_peer(change);
+                for session in self.sessions.values_mut() {
+                    session.on_disconnected(peer, &self.hands);
+                }
+            }
+            NetEvent::Identified {
+                peer,
+                agent,
+                addresses,
+                speaks_ours,
+            } => {
+                let change =
+                    self.hands
+                        .peers
+                        .on_identified(peer, agent, addresses, speaks_ours, wall);
+                self.hands.tell_peer(change);
+                self.check_dht();
+                if speaks_ours {
+                    self.offer_peer(peer);
+                }
+            }
+            NetEvent::Rtt { peer, rtt } => {
+                let change = self.hands.peers.on_rtt(peer, rtt, wall);
+                self.hands.tell_peer(change);
+            }
+            NetEvent::Silent { peer } => self.on_silent(peer),
+            NetEvent::Discovered { peer, address, by } => {
+                self.hands.heard_of(peer, &[address], by);
+            }
+            NetEvent::AddressOfPeer { peer, address } => {
+                self.hands.peers.on_address(peer, address.without_node());
+            }
+            NetEvent::DialFailed { peer, why } => self.on_dial_failed(peer, &why),
+            NetEvent::Asked { peer, query, slot } => self.on_asked(peer, query, slot),
+            NetEvent::Answered { query, result } => self.on_answered(query, result),
+            NetEvent::BlocksAsked {
+                peer,
+                upload,
+                request,
+                slot,
+            } => self.on_blocks_asked(peer, upload, request, slot),
+            NetEvent::UploadEnded { upload } => self.on_upload_ended(upload),
+            NetEvent::BlocksEnded { request, result } => {
+                if let Some((session, request)) = self.hands.requests.remove(&request) {
+                    self.with_session(session, |s, hands| s.on_response(request, result, hands));
+                }
+            }
+            NetEvent::ProvidersFound { lookup, peers } => self.on_providers_found(lookup, peers),
+            NetEvent::LookupEnded { lookup } => {
+                self.hands.lookups.remove(&lookup);
+            }
+            NetEvent::Announced { lookup, stored } => {
+                if let Some(LookupFor::Announce(id)) = self.hands.lookups.remove(&lookup) {
+                    let stored = stored && self.hands.net.dht_peers() > 0;
+                    self.announcer.on_result(id, stored, self.hands.now);
+                    self.dirty = true;
+                }
+            }
+        }
+    }
+
+    pub(super) fn offer_peer(&mut self, peer: NodeId) {
+        for session in self.sessions.values_mut() {
+            session.on_peer(peer, &mut self.hands);
+        }
+    }
+
+    /// What could not be announced while the DHT was empty is announced when its first server appears.
+    pub(super) fn check_dht(&mut self) {
+        let has = self.hands.net.dht_peers() > 0;
+        if has && !self.had_servers {
+            self.announcer.on_online(self.hands.now);
+            self.dirty = true;
+        }
+        self.had_servers = has;
+    }
+
+    /// A peer that answers no ping and sends nothing is gone.
+    pub(super) fn on_silent(&mut self, peer: NodeId) {
+        let quiet = self.hands.peers.info(peer).is_none_or(|info| {
+            let since = self.hands.wall.duration_since(info.last_seen);
+            since.is_ok_and(|quiet| quiet >= Duration::from_secs(10))
+        });
+        if quiet {
+            self.hands.net.disconnect(peer);
+        }
+    }
+
+    pub(super) fn on_dial_failed(&mut self, peer: Option<NodeId>, why: &str) {
+        let Some(peer) = peer else { return };
+        tracing::debug!(%peer, why, "cannot connect");
+        if self.hands.peers.is_connected(peer) {
+            return;
+        }
+        for reply in self.hands.connecting.remove(&peer).unwrap_or_default() {
+            let _ = reply.send(Err(ConnectError::Failed {
+                peer,
+                why: why.to_owned(),
+            }));
+        }
+    }
+
+    pub(super) fn on_providers_found(&mut self, lookup: LookupId, peers: Vec<NodeId>) {
+        match self.hands.lookups.get(&lookup) {
+            Some(LookupFor::Session(session)) => {
+                let session = *session;
+                self.with_session(session, |s, hands| s.on_lookup(&peers, hands));
+            }
+            Some(LookupFor::Embedder(found)) => {
+                let others: Vec<NodeId> = peers
+                    .into_iter()
+                    .filter(|peer| *peer != self.hands.local)
+                    .collect();
+                // An embedder who does not read loses what it does not read.
+                let _ = found.try_send(others.clone());
+                for peer in others {
+                    self.hands.heard_of(peer, &[], FoundBy::Dht);
+                    self.hands.net.dial(peer, &[]);
+                }
+            }
+            Some(LookupFor::Announce(_)) | None => {}
+        }
+    }
+
+    pub(super) fn on_answered(&mut self, query: QueryId, result: Result<Reply, NetFault>) {
+        match self.hands.asked.remove(&query) {
+            Some(Asked::Have {
+                session,
+                peer,
+                entries,
+            }) => self.with_session(session, |s, hands| s.on_have(peer, entries, result, hands)),
+            Some(Asked::Manifests { session, peer }) => {
+                self.with_session(session, |s, hands| s.on_manifests(peer, result, hands));
+            }
+            Some(Asked::Providers { session, peer }) => {
+                self.with_session(session, |s, hands| s.on_providers(peer, result, hands));
+            }
+            Some(Asked::Nothing) | None => {}
+            Some(Asked::Embedder(reply)) => {
+                let _ = reply.send(result);
+            }
+        }
+    }
+}
