@@ -18,7 +18,7 @@ impl IndexError {
     }
 }
 
-/// A failure of an operation on the [`Store`](super::Store).
+/// A failure of an operation on the store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {

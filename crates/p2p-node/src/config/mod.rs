@@ -1,6 +1,6 @@
 //! Settings: which `node.toml` counts, what it says, and what the library is told.
 //!
-//! [`file`] is the TOML as written, [`diagnose`] turns a mistake in it into a message that names the key and the line,
+//! [`mod@file`] is the TOML as written, [`diagnose`] turns a mistake in it into a message that names the key and the line,
 //! and [`Settings`] is the checked result with every path made absolute.
 
 pub mod diagnose;

@@ -1,6 +1,4 @@
-//! The daemon's side of the API. Every request passes [`guard`] first; what it wants is done by [`commands::execute`].
-//!
-//! [`commands::execute`]: crate::commands::execute
+//! The daemon's side of the API. Every request passes `guard` first; what it wants is done by `commands::execute`.
 
 use std::convert::Infallible;
 use std::sync::Arc;

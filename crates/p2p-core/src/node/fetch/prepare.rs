@@ -20,6 +20,8 @@ pub(crate) enum Prepared {
     Planned {
         plan: Arc<Plan>,
         held: BlockSet,
+        /// Whether there may be more in the partial files than `held`: blocks whose outline is not known yet.
+        resumed: bool,
         destination: Destination,
     },
     /// The entries of the folder.
@@ -95,6 +97,7 @@ fn prepare_file(
     target: PathBuf,
 ) -> Result<Prepared, FetchError> {
     let part = PartFile::at(part_path(&target));
+    let resumed = part.path().exists();
     let plan = Plan::file(order.id, geometry, part.clone()).map_err(too_many)?;
     let content = obtain(store, &plan, 0)?;
     let mut held = BlockSet::new(plan.pieces().count());
@@ -102,6 +105,7 @@ fn prepare_file(
     Ok(Prepared::Planned {
         plan: Arc::new(plan),
         held,
+        resumed,
         destination: Destination::File { part, target },
     })
 }
@@ -141,6 +145,7 @@ fn prepare_folder(
     Ok(Prepared::Planned {
         plan: Arc::new(plan),
         held,
+        resumed,
         destination: Destination::Folder { root, target },
     })
 }

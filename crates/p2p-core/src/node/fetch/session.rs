@@ -227,7 +227,7 @@ impl Session {
             Ok(prepared) => *prepared,
             Err(error) => return self.end(Err(error)),
         };
-        let (plan, held, destination) = match prepared {
+        let (plan, held, resumed, destination) = match prepared {
             Prepared::Listed(collection) => return self.on_listed(collection, hands),
             Prepared::NotAFolder => {
                 self.is_file = true;
@@ -237,10 +237,11 @@ impl Session {
             Prepared::Planned {
                 plan,
                 held,
+                resumed,
                 destination,
-            } => (plan, held, destination),
+            } => (plan, held, resumed, destination),
         };
-        match Transfer::new(self.goal, plan, held, destination, hands.now) {
+        match Transfer::new(self.goal, plan, (held, resumed), destination, hands.now) {
             Ok(transfer) => self.stage = Stage::Transfer(Box::new(transfer)),
             Err(why) => return self.end(Err(FetchError::Verification(why))),
         }

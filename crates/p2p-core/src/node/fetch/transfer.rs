@@ -57,6 +57,8 @@ struct Open {
 pub(crate) struct Transfer {
     plan: Arc<Plan>,
     destination: Destination,
+    /// Whether the partial files may hold blocks of an earlier run that are yet to be found.
+    resumed: bool,
     scheduler: Scheduler,
     /// Pages of the outlines that have been received in this run.
     outlines: BTreeSet<(usize, u32)>,
@@ -93,7 +95,7 @@ impl Transfer {
     pub(crate) fn new(
         goal: Goal,
         plan: Arc<Plan>,
-        held: BlockSet,
+        (held, resumed): (BlockSet, bool),
         destination: Destination,
         now: Instant,
     ) -> Result<Self, String> {
@@ -115,6 +117,7 @@ impl Transfer {
         Ok(Self {
             plan,
             destination,
+            resumed,
             scheduler,
             outlines: BTreeSet::new(),
             open: BTreeMap::new(),
@@ -237,6 +240,9 @@ impl Transfer {
 
     /// Blocks that an earlier run left in the partial file, proven by a page of the outline that has just come.
     fn adopt(&mut self, item: usize, now: Instant) {
+        if !self.resumed {
+            return;
+        }
         let Some(range) = self.plan.pieces_of(item) else {
             return;
         };
