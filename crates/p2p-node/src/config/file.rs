@@ -38,6 +38,19 @@ pub struct ShareTable {
     pub unlisted: bool,
     #[serde(default)]
     pub watch: bool,
+    #[serde(default)]
+    pub policy: SharePolicy,
+}
+
+/// Who gets to see a share. Whoever has the id of one can fetch it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SharePolicy {
+    /// Everyone: it is in the catalog and found by its name.
+    #[default]
+    Public,
+    /// Only those who have the id or a ticket; the same as `unlisted = true`.
+    Unlisted,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -221,7 +234,7 @@ impl ConfigFile {
         let tables = self.share.iter().map(|share| ConfiguredShare {
             path: share.path.clone(),
             name: share.name.clone(),
-            unlisted: share.unlisted,
+            unlisted: share.unlisted || share.policy == SharePolicy::Unlisted,
             watch: share.watch,
         });
         plain.chain(tables).collect()

@@ -129,3 +129,13 @@ fn what_is_shown_reads_back() {
         settings.written
     );
 }
+
+#[test]
+fn a_share_can_be_kept_out_of_the_catalog_by_its_policy() {
+    let text = "[[share]]\npath = \"a\"\npolicy = \"unlisted\"\n[[share]]\npath = \"b\"\n";
+    let settings = parse(text).expect("a right file");
+    let unlisted: Vec<bool> = settings.shares.iter().map(|share| share.unlisted).collect();
+    assert_eq!(unlisted, [true, false]);
+    let message = complaint("[[share]]\npath = \"a\"\npolicy = \"friends\"\n");
+    assert!(message.contains("unlisted"), "{message}");
+}
