@@ -20,9 +20,9 @@ use super::{
 use crate::config::{DhtMode, NetworkConfig, RelayMode};
 
 /// A peer that answers no ping is gone. libp2p forgives the first failure, so that a lost peer is noticed after at most
-/// two intervals and two timeouts: 24 s.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
-const PING_TIMEOUT: Duration = Duration::from_secs(7);
+/// two intervals and two timeouts: 20 s.
+const PING_INTERVAL: Duration = Duration::from_secs(4);
+const PING_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// A query waits at most this long; `Have` answers late on purpose, after ten seconds at most.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(25);

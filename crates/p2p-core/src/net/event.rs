@@ -61,7 +61,7 @@ pub(crate) enum NetEvent {
     ListenEnded(Vec<Address>),
     /// Others can reach us here.
     Reachable(Address),
-    /// The first connection to a peer.
+    /// A connection to a peer.
     Connected {
         peer: NodeId,
         address: Address,

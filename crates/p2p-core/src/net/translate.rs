@@ -55,10 +55,7 @@ impl Net {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::ConnectionEstablished {
-                peer_id,
-                endpoint,
-                num_established,
-                ..
+                peer_id, endpoint, ..
             } => {
                 self.second_choice.remove(&peer_id);
                 let inbound = endpoint.is_listener();
@@ -68,7 +65,6 @@ impl Net {
                 if address(endpoint.get_remote_address().clone()).is_some_and(|a| a.is_private()) {
                     self.near.insert(peer_id);
                 }
-                (num_established.get() == 1).then_some(())?;
                 connected(peer_id, &endpoint)
             }
             SwarmEvent::ConnectionClosed {

@@ -32,7 +32,7 @@ use crate::{
     announce::Announcer,
     content::{Address, ContentId, NodeId},
     net::{NetEvent, UploadId},
-    peers::FoundBy,
+    peers::{FoundBy, PeerChange},
     serve::Admission,
 };
 
@@ -67,6 +67,8 @@ pub(super) struct Driver {
     pub(super) answers: BTreeMap<NodeId, usize>,
     /// Peers that lately asked for blocks, by content: they have, or will soon have, some themselves.
     pub(super) askers: BTreeMap<ContentId, BTreeMap<NodeId, Instant>>,
+    /// Peers whose last connection has just ended, and when that is told.
+    pub(super) leaving: BTreeMap<NodeId, (Instant, PeerChange)>,
     pub(super) catalog: Arc<Catalog>,
     pub(super) bootstrap: Vec<Address>,
     pub(super) max_peers: usize,
@@ -128,6 +130,7 @@ impl Driver {
             uploads: HashMap::new(),
             answers: BTreeMap::new(),
             askers: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             catalog: Arc::new(catalog),
             bootstrap: config.network.bootstrap.clone(),
             max_peers: config.limits.max_peers as usize,
@@ -227,6 +230,7 @@ impl Driver {
             self.serve(upload);
         }
         self.conclude_sessions();
+        self.tell_left();
         self.publish();
     }
 
@@ -234,6 +238,9 @@ impl Driver {
         let mut deadline = self.kept_at + HOUSEKEEPING;
         if self.dirty || self.hands.peers_dirty {
             deadline = deadline.min(self.published_at + PUBLISH_EVERY);
+        }
+        if let Some(due) = self.leaving.values().map(|(due, _)| *due).min() {
+            deadline = deadline.min(due);
         }
         if let Some(due) = self.announcer.next_deadline() {
             deadline = deadline.min(due);

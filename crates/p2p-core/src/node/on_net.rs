@@ -14,6 +14,9 @@ use crate::{
     peers::FoundBy,
 };
 
+/// How long a peer whose last connection ended may take to come back without being told as gone.
+const LEAVE_GRACE: Duration = Duration::from_secs(1);
+
 impl Driver {
     pub(super) fn on_net(&mut self, event: NetEvent) {
         let wall = self.hands.wall;
@@ -39,23 +42,21 @@ impl Driver {
                 inbound,
                 relayed,
             } => {
+                if self.hands.peers.is_connected(peer) {
+                    return;
+                }
                 let change = self
                     .hands
                     .peers
                     .on_connected(peer, address, inbound, relayed, wall);
-                self.hands.tell_peer(Some(change));
+                let is_back = self.leaving.remove(&peer).is_some();
+                self.hands.tell_peer((!is_back).then_some(change));
                 for reply in self.hands.connecting.remove(&peer).unwrap_or_default() {
                     let _ = reply.send(Ok(()));
                 }
                 self.offer_peer(peer);
             }
-            NetEvent::Disconnected { peer } => {
-                let change = self.hands.peers.on_disconnected(peer);
-                self.hands.tell_peer(change);
-                for session in self.sessions.values_mut() {
-                    session.on_disconnected(peer, &self.hands);
-                }
-            }
+            NetEvent::Disconnected { peer } => self.on_disconnected(peer),
             NetEvent::Identified {
                 peer,
                 agent,
@@ -132,10 +133,41 @@ impl Driver {
     pub(super) fn on_silent(&mut self, peer: NodeId) {
         let quiet = self.hands.peers.info(peer).is_none_or(|info| {
             let since = self.hands.wall.duration_since(info.last_seen);
-            since.is_ok_and(|quiet| quiet >= Duration::from_secs(10))
+            since.is_ok_and(|quiet| quiet >= Duration::from_secs(8))
         });
         if quiet {
+            // Closing a connection whose other end is gone takes a while; the peer is gone now.
             self.hands.net.disconnect(peer);
+            self.on_disconnected(peer);
+        }
+    }
+
+    /// No connection to a peer is left. It is told as gone a little later, if it is not back by then: two nodes that dial
+    /// each other at the same time may lose one connection before they have the other.
+    fn on_disconnected(&mut self, peer: NodeId) {
+        if !self.hands.peers.is_connected(peer) {
+            return;
+        }
+        if let Some(change) = self.hands.peers.on_disconnected(peer) {
+            self.hands.peers_dirty = true;
+            self.leaving
+                .insert(peer, (self.hands.now + LEAVE_GRACE, change));
+        }
+        for session in self.sessions.values_mut() {
+            session.on_disconnected(peer, &self.hands);
+        }
+    }
+
+    /// Tells of those who have not come back.
+    pub(super) fn tell_left(&mut self) {
+        let now = self.hands.now;
+        let leaving = std::mem::take(&mut self.leaving);
+        for (peer, (due, change)) in leaving {
+            if due <= now {
+                self.hands.tell_peer(Some(change));
+            } else {
+                self.leaving.insert(peer, (due, change));
+            }
         }
     }
 
