@@ -16,6 +16,10 @@ const HAVE_GATHER: Duration = Duration::from_millis(100);
 /// Runs of blocks in one answer: with five bytes at most for each number they fit the longest reply.
 const MAX_RUNS: usize = MAX_REPLY_LEN / 11;
 
+/// A longer listing of a folder is not read for an answer: many peers asking at once must not fill the memory. Who asks
+/// then finds out file by file what is here.
+const MAX_LISTING_TOLD: u64 = 16 * 1024 * 1024;
+
 /// What queries are answered from, beside the store.
 #[derive(Clone)]
 pub(crate) struct Known {
@@ -139,6 +143,9 @@ fn have_entries(store: &Store, id: ContentId) -> Result<Reply, StoreError> {
     let Some(content) = store.content(id)?.filter(|content| content.is_complete()) else {
         return Ok(Reply::NotFound);
     };
+    if content.geometry().size() > MAX_LISTING_TOLD {
+        return Ok(Reply::NotFound);
+    }
     let Ok(collection) = Collection::decode(&read_all(&content)?) else {
         return Ok(Reply::NotFound);
     };
