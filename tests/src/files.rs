@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::Write,
+    io::{Read, Seek, SeekFrom, Write},
     path::Path,
 };
 
@@ -38,6 +38,16 @@ pub fn write_noise(path: &Path, len: u64, seed: u64) {
         file.write_all(part).expect("room on the disk");
         left -= part.len() as u64;
     }
+}
+
+/// Some bytes of a file.
+pub fn read_part(path: &Path, at: u64, len: usize) -> Vec<u8> {
+    let mut file = fs::File::open(path).expect("a file that is there");
+    let mut bytes = vec![0; len];
+    file.seek(SeekFrom::Start(at))
+        .and_then(|_| file.read_exact(&mut bytes))
+        .expect("a file that is long enough");
+    bytes
 }
 
 /// What `b3sum` prints for a file.

@@ -8,8 +8,10 @@
 //! command line over a socket in their own folder, so that tests may run side by side and on any machine.
 
 pub mod files;
+pub mod link;
 pub mod namespaces;
 mod process;
+pub mod strace;
 
 use std::{
     collections::BTreeMap,
@@ -107,20 +109,23 @@ impl Home {
 
     /// Shares a file or folder at every start.
     pub fn share(self, path: &Path) -> Self {
-        self.share_as(path, false)
+        self.share_as(path, "")
+    }
+
+    /// Shares it, and keeps up with what becomes of it.
+    pub fn share_watched(self, path: &Path) -> Self {
+        self.share_as(path, "watch = true\n")
     }
 
     /// Shares it with those only who know its id.
     pub fn share_unlisted(self, path: &Path) -> Self {
-        self.share_as(path, true)
+        self.share_as(path, "unlisted = true\n")
     }
 
-    fn share_as(mut self, path: &Path, unlisted: bool) -> Self {
+    fn share_as(mut self, path: &Path, more: &str) -> Self {
         let path = path.to_str().expect("a path of these tests is text");
-        self.shares.push(format!(
-            "[[share]]\npath = {}\nunlisted = {unlisted}\n",
-            toml_string(path)
-        ));
+        self.shares
+            .push(format!("[[share]]\npath = {}\n{more}", toml_string(path)));
         self
     }
 
@@ -354,6 +359,23 @@ impl Daemon {
 
     fn wait_until(&self, what: &str, holds: impl FnMut() -> bool) {
         wait_until(what, Instant::now() + START_DEADLINE, holds);
+    }
+
+    /// Writes a setting. The daemon goes by it when it reads its settings again.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.home = self.home.clone().set(key, value);
+        self.home.write_settings();
+    }
+
+    /// Has it read its settings again, by a signal: its `reloaded` object.
+    pub fn hang_up(&mut self) -> Value {
+        let kill = format!("kill -HUP {}", self.pid());
+        let sent = Command::new("sh").args(["-c", &kill]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "{kill}");
+        let deadline = Instant::now() + COMMAND_DEADLINE;
+        self.running.wait_for("the settings", deadline, |object| {
+            object["type"] == "reloaded"
+        })
     }
 
     /// Kills it as a crash would; what is on its disk stays.

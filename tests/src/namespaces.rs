@@ -47,6 +47,38 @@ impl Cable {
         Ok(Self { left, right })
     }
 
+    /// Gives the left machine a way to the rest of the world: whatever is not for its neighbour goes there, and nowhere.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn open_way_out(&self) -> Result<(), String> {
+        let other = self.right.holder.id().to_string();
+        self.left.run(&[
+            "link", "add", "out", "type", "veth", "peer", "name", "void", "netns", &other,
+        ])?;
+        // The system itself has nothing to say there.
+        for (machine, end) in [(&self.left, "out"), (&self.right, "void")] {
+            let quiet = format!("echo 1 > /proc/sys/net/ipv6/conf/{end}/disable_ipv6");
+            machine.execute(&["sh", "-c", &quiet])?;
+            machine.run(&["link", "set", end, "arp", "off", "up"])?;
+        }
+        self.left.run(&["route", "add", "default", "dev", "out"])
+    }
+
+    /// Packets that went that way so far.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn gone_out(&self) -> Result<u64, String> {
+        let table = self.left.execute(&["cat", "/proc/net/dev"])?;
+        let line = table
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("out:"));
+        // Eight columns of what was received, then the packets that were sent behind their bytes.
+        let sent = line.and_then(|columns| columns.split_whitespace().nth(9));
+        sent.and_then(|packets| packets.parse().ok()).ok_or(table)
+    }
+
     /// Cuts the cable, or mends it.
     ///
     /// # Errors
@@ -107,18 +139,22 @@ impl Machine {
     }
 
     fn run(&self, ip: &[&str]) -> Result<(), String> {
+        self.execute(&[&["ip"], ip].concat()).map(|_| ())
+    }
+
+    /// Runs a command on this machine; what it wrote.
+    fn execute(&self, command: &[&str]) -> Result<String, String> {
         let (program, arguments) = self.enter.split_first().ok_or("no command")?;
         let output = Command::new(program)
             .args(arguments)
-            .arg("ip")
-            .args(ip)
+            .args(command)
             .output()
             .map_err(|error| error.to_string())?;
         if output.status.success() {
-            return Ok(());
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         let why = String::from_utf8_lossy(&output.stderr);
-        Err(format!("ip {}: {}", ip.join(" "), why.trim()))
+        Err(format!("{}: {}", command.join(" "), why.trim()))
     }
 }
 

@@ -32,7 +32,10 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
 
 fn is_for_tests(path: &Path) -> bool {
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
-    name.ends_with("tests") || name == "simulation"
+    let in_tests = path
+        .parent()
+        .is_some_and(|folder| folder.ends_with("tests"));
+    in_tests || name.ends_with("tests") || name.ends_with("simulation")
 }
 
 /// The code of p2p-core, or of a part of it such as `net` or `node/driver.rs`, without tests.
@@ -153,12 +156,33 @@ fn decisions_do_no_io() {
         );
     }
     // Pure as well; they are single files.
-    for part in ["announce.rs", "peers.rs", "serve.rs"] {
+    for part in ["announce.rs", "peers.rs", "serve.rs", "watch.rs"] {
         assert_none(
             offences(&code(part), &io, |_| false),
             "a module that only decides does I/O or reads the clock",
         );
     }
+}
+
+#[test]
+fn the_store_asks_its_file_system() {
+    let of_the_system = [
+        "std::fs",
+        "rustix",
+        "cap_std",
+        "tokio::fs",
+        "std::os::unix::fs",
+        "canonicalize",
+        "symlink_metadata",
+        "exists()",
+        "is_dir()",
+    ];
+    let found = offences(&code("store"), &of_the_system, |line| {
+        line.file.starts_with("store/fs/")
+    });
+    assert_none(found, "the store touches files past its file system");
+    let inside = offences(&code("store/fs"), &of_the_system, |_| false);
+    assert!(!inside.is_empty(), "not even store/fs/ does");
 }
 
 #[test]

@@ -157,7 +157,39 @@ fn what_is_at_the_target_stays_unless_told_otherwise() {
         ran.expect_code(0).only("complete");
         assert_eq!(files::b3sum(&target), id);
         assert_eq!(names(&folder), ["file (1).bin", "file.bin"]);
+
+        // Once it is there, the same again is no error, until somebody changes it.
+        let again = || home.run(["get", what, "-o", target.to_str().unwrap()]);
+        let complete = again().expect_code(0).only("complete");
+        assert_eq!(complete["path"], target.to_str().unwrap());
+        fs::write(&target, "mine").unwrap();
+        again().expect_failure(13, "exists");
+        assert_eq!(fs::read(&target).unwrap(), b"mine");
     }
+}
+
+#[test]
+fn a_folder_that_is_there_is_not_put_into_itself() {
+    let sandbox = Sandbox::new();
+    let folder = sandbox.path("shared");
+    files::write_tree(&folder, 5);
+    let source = sharing(&sandbox, "source", &folder);
+    let daemon = sandbox.home("fetcher").bootstrap([&source]).start();
+    daemon.wait_connected([&source]);
+    let shared = source.run(["shares"]).expect_code(0).only("share");
+    let id = shared["id"].as_str().unwrap();
+    let target = sandbox.path("copy");
+    let get = || {
+        let ran = daemon.run(["get", id, "-o", target.to_str().unwrap()]);
+        ran.expect_code(0).only("complete")["path"].clone()
+    };
+    assert_eq!(get(), target.to_str().unwrap());
+    assert_eq!(get(), target.to_str().unwrap());
+    assert_eq!(files::tree(&target), files::tree(&folder));
+    // Once it is another, it is a folder to put things into.
+    let name = files::tree(&target).into_keys().next().unwrap();
+    fs::write(target.join(name), "mine").unwrap();
+    assert_eq!(get(), target.join("shared").to_str().unwrap());
 }
 
 fn names(folder: &Path) -> Vec<String> {

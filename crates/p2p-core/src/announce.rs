@@ -1,244 +1,530 @@
-//! Which ids to announce in the DHT, and when: at once when shared, then spread evenly over the interval. Pure.
+//! Which ids to announce in the DHT, and when: at once when shared, then once in each [`INTERVAL_SECS`]. Pure.
 //!
-//! Invariant: an id is in exactly one of the due times, or in flight; at most [`IN_FLIGHT`] are in flight.
+//! An id has its place on the ring of the DHT: the SHA-256 of its key. A hand goes round that ring once an interval, and
+//! renews what it passes, so that renewals are as even as the places are, however the ids were shared. Neighbours are due
+//! together: the one whose turn it is looks for the servers closest to it, and the ids around it for which these are the
+//! closest as well go to them in the same [`Group`]. What is late (the node was off, the DHT was gone) and what is shared by
+//! the thousand goes out at [`PACE`], never in a burst.
+//!
+//! Invariants: an id is in one group at most; at most [`IN_FLIGHT`] groups are under way; outside of what the user has just
+//! shared, no more than one id in each [`PACE`] is begun.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+
+use sha2::{Digest, Sha256};
 
 use crate::content::ContentId;
 
-/// Announcements under way at once; each is a walk of a few round trips to twenty servers.
-const IN_FLIGHT: usize = 8;
+/// Groups under way at once; each is a walk of a few round trips, and a message to twenty servers.
+const IN_FLIGHT: usize = 4;
 
-/// An announcement that failed is tried again after this, doubled at each failure up to the interval.
-const RETRY: Duration = Duration::from_secs(15);
+/// Ids of one group: what one message to a server holds, 150 kB with eight addresses each.
+pub(crate) const MAX_GROUP: usize = 512;
 
-/// Announced records are renewed after this; servers keep them for 48 h.
-pub(crate) const INTERVAL: Duration = Duration::from_secs(22 * 3600);
+/// The mean pause between two ids. At twenty servers each, 400 records a second leave the node when it is late: 100,000 ids
+/// are out after 84 minutes, far within the interval.
+const PACE: Duration = Duration::from_millis(50);
+
+/// What failed is tried again after this, doubled at each failure up to a quarter of the interval.
+const RETRY: u32 = 15;
+
+/// While no server is found at all, one id in this time is tried, doubled up to [`MAX_OUTAGE`].
+const OUTAGE: Duration = Duration::from_secs(15);
+const MAX_OUTAGE: Duration = Duration::from_secs(900);
+
+/// The hand goes round the ring in so many seconds; servers keep records for 48 h.
+const INTERVAL_SECS: u32 = 22 * 3600;
+
+/// An id announced less than this before the hand passes waits for the next round: 27.5 h at most, and the servers' 48 h
+/// leave a second chance.
+const TOO_SOON: u32 = INTERVAL_SECS / 4;
+
+/// How long a record counts as held by the servers.
+const VALID: u32 = 48 * 3600;
+
+/// Parts of the ring, by the first byte of the place. The hand is in each for five minutes: what comes due meanwhile is
+/// announced together.
+const SLICES: usize = 256;
+const SLICE_SECS: u32 = INTERVAL_SECS / SLICES as u32;
+
+/// Changes are handed out to be saved at most this often; what a crash loses is announced once more.
+const SAVE_EVERY: Duration = Duration::from_secs(60);
 
 /// How an id stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Announced {
-    /// The DHT's servers hold the record since this moment.
-    Done(Instant),
+    /// The DHT's servers hold the record since so long.
+    Done(Duration),
     /// Its turn has not come, or it is under way.
     Due,
     /// The last try found no server; it is repeated.
     Failed,
 }
 
+/// All ids, counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Whose record the servers hold.
+    pub(crate) announced: u64,
+    /// Whose time has come, and who wait for their turn.
+    pub(crate) due: u64,
+    /// Whose last try failed.
+    pub(crate) failed: u64,
+    /// How long the one that waits longest has been due.
+    pub(crate) lag: Duration,
+}
+
+/// Ids for which the same servers are the closest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Group(pub(crate) Vec<ContentId>);
+
+/// The ids of one part of the ring that were announced, and when, in Unix seconds: what is kept over a restart.
+pub(crate) type SavedSlice = (u8, Vec<(ContentId, u32)>);
+
+/// One id. A node may have millions, so this is kept small.
 #[derive(Debug, Clone, Copy)]
-struct State {
-    due: Instant,
-    done: Option<Instant>,
-    failures: u32,
+struct Entry {
+    id: ContentId,
+    /// Where on the ring: the first four bytes of its place.
+    place: u32,
+    /// When the servers took it, in Unix seconds; 0: never.
+    done: u32,
+    due: u32,
+    failures: u8,
+    /// In a group that is under way.
+    busy: bool,
+}
+
+impl Entry {
+    fn key(&self) -> (u32, ContentId) {
+        (self.place, self.id)
+    }
+}
+
+/// A part of the ring.
+#[derive(Debug, Default)]
+struct Slice {
+    /// In the order of the ring.
+    entries: Vec<Entry>,
+    /// To be sorted in with others.
+    new: Vec<Entry>,
+    /// The earliest due time of those that are not busy.
+    soonest: Option<u32>,
+    /// Somebody in here is looking for servers: its neighbours wait for what it finds.
+    looking: bool,
+    unsaved: bool,
+}
+
+impl Slice {
+    fn find(&self, place: u32, id: ContentId) -> Result<usize, usize> {
+        self.entries.binary_search_by_key(&(place, id), Entry::key)
+    }
+
+    /// Sorts in what is new. Of two entries of an id the one that was there stays.
+    fn settle(&mut self) {
+        if !self.new.is_empty() {
+            self.entries.append(&mut self.new);
+            self.entries.sort_by_key(Entry::key);
+            self.entries.dedup_by_key(|entry| entry.key());
+            self.refresh();
+        }
+    }
+
+    fn refresh(&mut self) {
+        let idle = self.entries.iter().filter(|entry| !entry.busy);
+        self.soonest = idle.map(|entry| entry.due).min();
+    }
 }
 
 /// The schedule of all ids of a node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Announcer {
-    ids: BTreeMap<ContentId, State>,
-    due: BTreeSet<(Instant, ContentId)>,
-    in_flight: BTreeSet<ContentId>,
+    slices: Vec<Slice>,
+    /// What the user has just shared: not paced.
+    urgent: VecDeque<ContentId>,
+    /// By the id that looks, or looked, for servers: those that go to the servers it found.
+    under_way: BTreeMap<ContentId, Vec<ContentId>>,
+    /// Those withdrawn since their group began. If one comes back before that ends, it is under way still.
+    withdrawn: BTreeSet<ContentId>,
+    /// Where the hand was at the beginning of 1970. Each node has another, lest all renew the same part of the ring at the
+    /// same time, and meet at the same servers.
+    phase: u32,
+    /// The same moment on both clocks. Due times survive a restart, so they are of the wall; but within a run, no jump of
+    /// the wall's clock moves them.
+    began: Instant,
+    began_wall: u32,
+    not_before: Instant,
+    /// Tries in a row that found no server.
+    outages: u32,
+    saved_at: Instant,
 }
 
 impl Announcer {
-    /// From now on this id is announced; at once if it is new.
-    pub(crate) fn add(&mut self, id: ContentId, now: Instant) {
-        if self.ids.contains_key(&id) {
-            return;
+    /// A schedule without ids. `phase` should differ from node to node.
+    pub(crate) fn new(phase: u32, now: Instant, wall: SystemTime) -> Self {
+        let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            slices: std::iter::repeat_with(Slice::default)
+                .take(SLICES)
+                .collect(),
+            urgent: VecDeque::new(),
+            under_way: BTreeMap::new(),
+            withdrawn: BTreeSet::new(),
+            phase,
+            began: now,
+            began_wall: u32::try_from(since.as_secs()).unwrap_or(u32::MAX / 2),
+            not_before: now,
+            outages: 0,
+            saved_at: now,
         }
-        let state = State {
-            due: now,
-            done: None,
-            failures: 0,
-        };
-        self.ids.insert(id, state);
-        self.due.insert((now, id));
+    }
+
+    /// What is known from earlier runs, each with when it was announced.
+    pub(crate) fn restore(
+        &mut self,
+        known: impl IntoIterator<Item = (ContentId, Option<u32>)>,
+        now: Instant,
+    ) {
+        let seconds = self.seconds(now);
+        for (id, done) in known {
+            // A time that has not come yet is one of a clock that was wrong.
+            let done = done.filter(|done| *done <= seconds).unwrap_or(0);
+            let place = place(id);
+            let due = match done {
+                0 => seconds,
+                done => self.next_pass(place, done.saturating_add(TOO_SOON)),
+            };
+            let entry = Entry {
+                id,
+                place,
+                done,
+                due,
+                failures: 0,
+                busy: false,
+            };
+            self.slice_mut(place).new.push(entry);
+        }
+        // Sorted in together: put in one by one, a million would be moved about for a minute.
+        for slice in &mut self.slices {
+            slice.settle();
+        }
+    }
+
+    /// From now on this id is announced, at its pace. Whether it is new.
+    pub(crate) fn add(&mut self, id: ContentId, now: Instant) -> bool {
+        let seconds = self.seconds(now);
+        self.insert(id, 0, seconds)
+    }
+
+    /// From now on this id is announced, and at once if it is new: the user has just shared it.
+    pub(crate) fn add_urgent(&mut self, id: ContentId, now: Instant) -> bool {
+        let new = self.add(id, now);
+        if new {
+            self.urgent.push_back(id);
+        }
+        new
     }
 
     /// This id is no longer announced.
     pub(crate) fn remove(&mut self, id: ContentId) {
-        if let Some(state) = self.ids.remove(&id) {
-            self.due.remove(&(state.due, id));
-            self.in_flight.remove(&id);
+        let place = place(id);
+        let slice = self.slice_mut(place);
+        if let Ok(at) = slice.find(place, id) {
+            let removed = slice.entries.remove(at);
+            slice.unsaved = true;
+            slice.refresh();
+            if removed.busy {
+                self.withdrawn.insert(id);
+            }
         }
     }
 
-    /// The DHT has become reachable: what failed is tried again now.
+    fn insert(&mut self, id: ContentId, done: u32, due: u32) -> bool {
+        let place = place(id);
+        let busy = self.withdrawn.remove(&id);
+        let slice = self.slice_mut(place);
+        let Err(at) = slice.find(place, id) else {
+            return false;
+        };
+        let entry = Entry {
+            id,
+            place,
+            done,
+            due,
+            failures: 0,
+            busy,
+        };
+        slice.entries.insert(at, entry);
+        if !busy {
+            slice.soonest = Some(slice.soonest.map_or(due, |soonest| soonest.min(due)));
+        }
+        true
+    }
+
+    /// The DHT has become reachable: what failed is tried again now, at its pace.
     pub(crate) fn on_online(&mut self, now: Instant) {
-        let failed: Vec<ContentId> = self
-            .ids
-            .iter()
-            .filter(|(id, state)| state.failures > 0 && !self.in_flight.contains(id))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in failed {
-            self.reschedule(id, now);
+        let seconds = self.seconds(now);
+        self.outages = 0;
+        self.not_before = now;
+        for slice in &mut self.slices {
+            for entry in slice.entries.iter_mut().filter(|entry| entry.failures > 0) {
+                entry.due = entry.due.min(seconds);
+            }
+            slice.refresh();
         }
     }
 
-    /// The next id to announce. Its end is told to [`Self::on_result`].
+    /// The next id to look for servers for. What is found is told to [`Self::on_servers`].
     pub(crate) fn next(&mut self, now: Instant) -> Option<ContentId> {
-        if self.in_flight.len() >= IN_FLIGHT {
+        if self.under_way.len() >= IN_FLIGHT {
             return None;
         }
-        let (due, id) = *self.due.first()?;
-        if due > now {
-            return None;
+        let id = self.next_urgent().or_else(|| self.next_due(now))?;
+        self.under_way.insert(id, vec![id]);
+        let place = place(id);
+        let slice = self.slice_mut(place);
+        slice.looking = true;
+        if let Ok(at) = slice.find(place, id)
+            && let Some(entry) = slice.entries.get_mut(at)
+        {
+            entry.busy = true;
         }
-        self.due.remove(&(due, id));
-        self.in_flight.insert(id);
+        slice.refresh();
         Some(id)
+    }
+
+    fn next_urgent(&mut self) -> Option<ContentId> {
+        while let Some(id) = self.urgent.pop_front() {
+            let place = place(id);
+            let slice = self.slice_mut(place);
+            let waits = slice.find(place, id).ok();
+            let entry = waits.and_then(|at| slice.entries.get(at));
+            // It may have gone with a neighbour, or be withdrawn already.
+            if entry.is_some_and(|entry| !entry.busy && entry.done == 0 && entry.failures == 0) {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    fn next_due(&self, now: Instant) -> Option<ContentId> {
+        if now < self.not_before || self.is_probing() {
+            return None;
+        }
+        let soonest = self.soonest_slice()?;
+        let due = soonest.soonest?;
+        if due > self.seconds(now) {
+            return None;
+        }
+        let mut idle = soonest.entries.iter().filter(|entry| !entry.busy);
+        idle.find(|entry| entry.due == due).map(|entry| entry.id)
+    }
+
+    /// Whether one id is finding out if there are servers again: the others wait for it.
+    fn is_probing(&self) -> bool {
+        self.outages > 0 && !self.under_way.is_empty()
+    }
+
+    fn soonest_slice(&self) -> Option<&Slice> {
+        let slices = self.slices.iter().filter(|slice| !slice.looking);
+        slices
+            .filter(|slice| slice.soonest.is_some())
+            .min_by_key(|slice| slice.soonest)
     }
 
     /// When [`Self::next`] will have something, if nothing else happens.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        if self.in_flight.len() >= IN_FLIGHT {
+        if self.under_way.len() >= IN_FLIGHT {
             return None;
         }
-        self.due.first().map(|(due, _)| *due)
-    }
-
-    /// An announcement ended.
-    pub(crate) fn on_result(&mut self, id: ContentId, stored: bool, now: Instant) {
-        if !self.in_flight.remove(&id) {
-            return;
+        if !self.urgent.is_empty() {
+            return Some(self.began);
         }
-        let Some(state) = self.ids.get_mut(&id) else {
-            return;
-        };
-        let pause = if stored {
-            state.done = Some(now);
-            state.failures = 0;
-            spread(id)
-        } else {
-            state.failures = state.failures.saturating_add(1);
-            let doublings = state.failures.saturating_sub(1).min(12);
-            RETRY.saturating_mul(1 << doublings).min(INTERVAL)
-        };
-        self.reschedule(id, now + pause);
+        if self.is_probing() {
+            return None;
+        }
+        let due = self.soonest_slice()?.soonest?;
+        let wait = due.saturating_sub(self.began_wall);
+        let due = self.began + Duration::from_secs(wait.into());
+        Some(due.max(self.not_before))
     }
 
-    fn reschedule(&mut self, id: ContentId, due: Instant) {
-        if let Some(state) = self.ids.get_mut(&id) {
-            self.due.remove(&(state.due, id));
-            state.due = due;
-            self.due.insert((due, id));
+    /// The servers closest to an id that [`Self::next`] gave were found: those to announce to them together. `shared_bits`
+    /// says how many leading bits of its place the farthest of them has in common with the id (0 if they are all there are);
+    /// `None`, that there is no server. The end is told to [`Self::on_result`].
+    pub(crate) fn on_servers(
+        &mut self,
+        target: ContentId,
+        shared_bits: Option<u32>,
+        now: Instant,
+    ) -> Option<Group> {
+        let place = place(target);
+        self.slice_mut(place).looking = false;
+        let Some(shared_bits) = shared_bits else {
+            let pause = OUTAGE.saturating_mul(1 << self.outages.min(16));
+            self.not_before = now + pause.min(MAX_OUTAGE);
+            self.outages = self.outages.saturating_add(1);
+            self.on_result(target, false, now);
+            return None;
+        };
+        self.outages = 0;
+        let soon = self.seconds(now).saturating_add(SLICE_SECS);
+        let near = neighbourhood(place, shared_bits);
+        let slice = self.slice_mut(place);
+        if slice.find(place, target).is_err() {
+            // Withdrawn while its servers were looked for. Its neighbours wait for their own turn: the group would bear its
+            // name, by which it may come back.
+            slice.refresh();
+            self.under_way.remove(&target);
+            self.withdrawn.remove(&target);
+            return None;
+        }
+        let mut group = Vec::new();
+        for entry in &mut slice.entries {
+            let is_target = entry.id == target;
+            let joins = !entry.busy && entry.due <= soon && near.contains(&entry.place);
+            if is_target || (joins && group.len() + 1 < MAX_GROUP) {
+                entry.busy = true;
+                group.push(entry.id);
+            }
+        }
+        slice.refresh();
+        let size = u32::try_from(group.len()).unwrap_or(u32::MAX);
+        self.not_before = self.not_before.max(now) + PACE.saturating_mul(size);
+        self.under_way.insert(target, group.clone());
+        Some(Group(group))
+    }
+
+    /// The announcement of the group of an id ended.
+    pub(crate) fn on_result(&mut self, target: ContentId, stored: bool, now: Instant) {
+        let seconds = self.seconds(now);
+        let group = self.under_way.remove(&target).unwrap_or_default();
+        let mut touched = BTreeSet::new();
+        for id in group {
+            self.withdrawn.remove(&id);
+            let place = place(id);
+            let due = self.next_pass(place, seconds.saturating_add(TOO_SOON));
+            let slice = self.slice_mut(place);
+            let Ok(at) = slice.find(place, id) else {
+                continue;
+            };
+            let Some(entry) = slice.entries.get_mut(at) else {
+                continue;
+            };
+            entry.busy = false;
+            if stored {
+                (entry.done, entry.failures, entry.due) = (seconds, 0, due);
+                slice.unsaved = true;
+            } else {
+                entry.failures = entry.failures.saturating_add(1);
+                let doublings = u32::from(entry.failures).saturating_sub(1).min(16);
+                let pause = RETRY.saturating_mul(1 << doublings).min(TOO_SOON);
+                entry.due = seconds.saturating_add(pause);
+            }
+            touched.insert(slice_of(place));
+        }
+        for slice in touched {
+            if let Some(slice) = self.slices.get_mut(slice) {
+                slice.refresh();
+            }
         }
     }
 
     /// How an id stands; `None` if it is not announced at all.
-    pub(crate) fn state(&self, id: ContentId) -> Option<Announced> {
-        let state = self.ids.get(&id)?;
-        Some(match (state.failures, state.done) {
+    pub(crate) fn state(&self, id: ContentId, now: Instant) -> Option<Announced> {
+        let place = place(id);
+        let slice = self.slices.get(slice_of(place))?;
+        let entry = slice.entries.get(slice.find(place, id).ok()?)?;
+        let age = self.seconds(now).saturating_sub(entry.done);
+        Some(match (entry.failures, entry.done) {
             (1.., _) => Announced::Failed,
-            (0, Some(at)) => Announced::Done(at),
-            (0, None) => Announced::Due,
+            (0, 1..) if age < VALID => Announced::Done(Duration::from_secs(age.into())),
+            _ => Announced::Due,
         })
     }
 
-    /// Ids announced, due and failed.
-    pub(crate) fn counts(&self) -> (u64, u64, u64) {
-        self.ids
-            .keys()
-            .fold((0, 0, 0), |(done, due, failed), id| match self.state(*id) {
-                Some(Announced::Done(_)) => (done + 1, due, failed),
-                Some(Announced::Failed) => (done, due, failed + 1),
-                _ => (done, due + 1, failed),
-            })
+    /// All ids, counted.
+    pub(crate) fn counts(&self, now: Instant) -> Counts {
+        let seconds = self.seconds(now);
+        let mut counts = Counts::default();
+        let mut oldest = seconds;
+        for entry in self.slices.iter().flat_map(|slice| &slice.entries) {
+            let held = entry.done > 0 && seconds.saturating_sub(entry.done) < VALID;
+            counts.announced += u64::from(held && entry.failures == 0);
+            counts.failed += u64::from(entry.failures > 0);
+            counts.due += u64::from(entry.failures == 0 && entry.due <= seconds);
+            if entry.failures == 0 {
+                oldest = oldest.min(entry.due);
+            }
+        }
+        counts.lag = Duration::from_secs(seconds.saturating_sub(oldest).into());
+        counts
+    }
+
+    /// What has changed, to be saved, if it is time for that; all of it if the node is about to stop.
+    pub(crate) fn unsaved(&mut self, now: Instant, stopping: bool) -> Vec<SavedSlice> {
+        if !stopping && now.saturating_duration_since(self.saved_at) < SAVE_EVERY {
+            return Vec::new();
+        }
+        self.saved_at = now;
+        let mut changed = Vec::new();
+        for (number, slice) in (0..=u8::MAX).zip(&mut self.slices) {
+            if std::mem::take(&mut slice.unsaved) {
+                let done = slice.entries.iter().filter(|entry| entry.done > 0);
+                changed.push((number, done.map(|entry| (entry.id, entry.done)).collect()));
+            }
+        }
+        changed
+    }
+
+    /// When the hand passes a place for the first time at or after a moment.
+    fn next_pass(&self, place: u32, after: u32) -> u32 {
+        let ahead = u64::from(place.wrapping_add(self.phase));
+        let offset = (ahead * u64::from(INTERVAL_SECS)) >> 32;
+        let offset = u32::try_from(offset).unwrap_or(0);
+        let wait = (offset + INTERVAL_SECS - after % INTERVAL_SECS) % INTERVAL_SECS;
+        after.saturating_add(wait)
+    }
+
+    fn seconds(&self, now: Instant) -> u32 {
+        let run = now.saturating_duration_since(self.began).as_secs();
+        let run = u32::try_from(run).unwrap_or(u32::MAX);
+        self.began_wall.saturating_add(run)
+    }
+
+    /// The slices are made once, one for each first byte.
+    #[allow(clippy::indexing_slicing)]
+    fn slice_mut(&mut self, place: u32) -> &mut Slice {
+        &mut self.slices[slice_of(place)]
     }
 }
 
-/// The pause until an id is renewed: its own share of the last tenth of the interval, so that ids shared together do not
-/// come due together.
-fn spread(id: ContentId) -> Duration {
-    let [first, second, ..] = id.as_bytes();
-    let share = u32::from(u16::from_be_bytes([*first, *second]));
-    let tenth = INTERVAL / 10;
-    INTERVAL - tenth + tenth.saturating_mul(share) / 65_536
+/// Where an id is on the ring of the DHT.
+fn place(id: ContentId) -> u32 {
+    let [a, b, c, d, ..] = <[u8; 32]>::from(Sha256::digest(id.multihash()));
+    u32::from_be_bytes([a, b, c, d])
+}
+
+fn slice_of(place: u32) -> usize {
+    (place >> 24) as usize
+}
+
+/// The places around a target whose closest servers are, as good as, those of the target. The farthest of these shares
+/// `shared_bits` with it; who shares two more is so much nearer to the target than that server is, that the same servers
+/// come first for both.
+fn neighbourhood(target: u32, shared_bits: u32) -> std::ops::RangeInclusive<u32> {
+    let bits = match shared_bits {
+        0 => 0,
+        shared => (shared + 2).min(32),
+    };
+    let rest = u32::MAX.checked_shr(bits).unwrap_or(0);
+    (target & !rest)..=(target | rest)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id(n: u32) -> ContentId {
-        ContentId::of(&n.to_le_bytes())
-    }
-
-    #[test]
-    fn shared_is_announced_at_once_and_renewed_before_it_expires() {
-        let start = Instant::now();
-        let mut announcer = Announcer::default();
-        announcer.add(id(1), start);
-        assert_eq!(announcer.next(start), Some(id(1)));
-        assert_eq!(announcer.next(start), None, "in flight once only");
-        announcer.on_result(id(1), true, start);
-        assert_eq!(announcer.state(id(1)), Some(Announced::Done(start)));
-        assert_eq!(announcer.next(start + INTERVAL * 8 / 10), None);
-        assert_eq!(announcer.next(start + INTERVAL), Some(id(1)));
-    }
-
-    #[test]
-    fn a_thousand_shared_together_do_not_come_due_together() {
-        let start = Instant::now();
-        let mut announcer = Announcer::default();
-        for n in 0..1000 {
-            announcer.add(id(n), start);
-        }
-        for _ in 0..1000 {
-            let next = announcer.next(start).unwrap();
-            announcer.on_result(next, true, start);
-        }
-        assert_eq!(announcer.counts(), (1000, 0, 0));
-        let minute = Duration::from_secs(60);
-        let mut most = 0;
-        let mut now = start;
-        while now < start + INTERVAL {
-            now += minute;
-            let mut in_this_minute = 0;
-            while let Some(next) = announcer.next(now) {
-                announcer.on_result(next, true, now);
-                in_this_minute += 1;
-            }
-            most = most.max(in_this_minute);
-        }
-        assert!(
-            (8..40).contains(&most),
-            "{most} in the busiest minute of 132"
-        );
-    }
-
-    #[test]
-    fn failures_back_off_and_are_retried_once_online() {
-        let start = Instant::now();
-        let mut announcer = Announcer::default();
-        announcer.add(id(1), start);
-        assert!(announcer.next(start).is_some());
-        announcer.on_result(id(1), false, start);
-        assert_eq!(announcer.counts(), (0, 0, 1));
-        assert_eq!(announcer.next(start), None);
-        announcer.on_online(start);
-        assert_eq!(announcer.next(start), Some(id(1)));
-        announcer.on_result(id(1), false, start);
-        assert_eq!(announcer.next_deadline(), Some(start + RETRY * 2));
-    }
-
-    #[test]
-    fn the_withdrawn_is_never_announced_again() {
-        let start = Instant::now();
-        let mut announcer = Announcer::default();
-        announcer.add(id(1), start);
-        announcer.add(id(2), start);
-        let first = announcer.next(start).unwrap();
-        announcer.remove(id(1));
-        announcer.remove(id(2));
-        announcer.on_result(first, true, start);
-        assert_eq!(announcer.next(start + INTERVAL * 2), None);
-        assert_eq!(announcer.counts(), (0, 0, 0));
-    }
-}
+#[path = "announce_tests.rs"]
+mod announce_tests;

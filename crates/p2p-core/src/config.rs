@@ -1,8 +1,12 @@
 //! The settings of a node: plain data grouped by concern, with defaults that suit a desktop on a home network.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
-use crate::content::{Address, TrustPolicy};
+use crate::{
+    content::{Address, TrustPolicy},
+    node::Keys,
+    store::Evict,
+};
 
 /// Settings of a [`Node`](crate::Node).
 #[derive(Debug, Clone)]
@@ -18,6 +22,8 @@ pub struct Config {
     pub storage: StorageConfig,
     /// Whose content is fetched.
     pub trust: TrustPolicy,
+    /// The keys of the node; `None`: those in the data directory, or new ones for a node in memory.
+    pub keys: Option<Arc<Keys>>,
 }
 
 impl Default for Config {
@@ -28,15 +34,40 @@ impl Default for Config {
             limits: Limits::default(),
             storage: StorageConfig::default(),
             trust: TrustPolicy::Any,
+            keys: None,
         }
     }
 }
+
+/// The quota of a node in memory unless it is given another.
+const MEMORY_QUOTA: u64 = 1_000_000_000;
 
 impl Config {
     /// The same settings with another data directory.
     #[must_use]
     pub fn with_data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.data_dir = dir.into();
+        self
+    }
+
+    /// The same settings for a node that writes nothing to any disk: what it shares and fetches is in memory, within a
+    /// quota of 1 GB (set [`StorageConfig::quota`] after this for another), and gone when it stops. It has new keys,
+    /// unless [`Config::keys`] has some.
+    ///
+    /// Such a node shares bytes ([`Node::share_bytes`](crate::Node::share_bytes)), not files, and keeps what it fetches
+    /// for [`Node::read`](crate::Node::read); a fetch to a path is refused.
+    #[must_use]
+    pub fn in_memory(mut self) -> Self {
+        self.storage.in_memory = true;
+        self.storage.quota = MEMORY_QUOTA;
+        self.storage.min_free = 0;
+        self
+    }
+
+    /// The same settings with these keys.
+    #[must_use]
+    pub fn with_keys(mut self, keys: Keys) -> Self {
+        self.keys = Some(Arc::new(keys));
         self
     }
 
@@ -181,7 +212,7 @@ impl Default for Limits {
     }
 }
 
-/// What a node may use of the disk.
+/// What a node may use of the disk, or of memory if it keeps everything there.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct StorageConfig {
@@ -189,6 +220,10 @@ pub struct StorageConfig {
     pub quota: u64,
     /// Bytes that stay free on the file system.
     pub min_free: u64,
+    /// Which complete downloads make room for others.
+    pub evict: Evict,
+    /// Whether content and index are kept in memory, and nothing on a disk. See [`Config::in_memory`].
+    pub in_memory: bool,
 }
 
 impl Default for StorageConfig {
@@ -196,6 +231,8 @@ impl Default for StorageConfig {
         Self {
             quota: 50_000_000_000,
             min_free: 1_000_000_000,
+            evict: Evict::default(),
+            in_memory: false,
         }
     }
 }

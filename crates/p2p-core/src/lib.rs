@@ -35,6 +35,9 @@
 #![warn(missing_docs)]
 
 mod announce;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 mod config;
 pub mod content;
 mod download;
@@ -44,6 +47,7 @@ mod peers;
 mod rate;
 mod serve;
 mod store;
+mod watch;
 
 pub use config::{Config, DhtMode, Limits, NetworkConfig, RelayMode, StorageConfig};
 pub use content::{
@@ -51,10 +55,13 @@ pub use content::{
     ParseNodeIdError, Provider, PublisherKey, Ticket, TrustPolicy,
 };
 pub use node::{
-    AGENT, Announcement, CatalogEntry, ConnectError, ContentInfo, ContentState, Event, Events,
-    Existing, Fetch, FetchBuilder, FetchError, FetchState, FetchTarget, Fetched, Found, KeyError,
-    Keys, Listing, Node, NodeError, NodeStopped, Progress, Reader, Share, ShareError, ShareInfo,
-    ShareRef, ShareState, Shared, SourceBytes, StartError, Status,
+    AGENT, Announcement, CatalogEntry, ConnectError, ContentInfo, ContentPage, ContentState, Event,
+    Events, Existing, Fetch, FetchBuilder, FetchError, FetchState, FetchTarget, Fetched, Found,
+    KeyError, Keys, Listing, Node, NodeError, NodeStopped, Pin, Progress, Reader, Share,
+    ShareError, ShareInfo, ShareRef, ShareState, Shared, SourceBytes, StartError, Status, Verify,
 };
 pub use peers::{FoundBy, PeerInfo, PeerState};
-pub use store::{CacheStats, ImportError, ReadError, StoreError, Usage};
+pub use store::{
+    Amount, CacheStats, Collected, Damage, Evict, Evicted, HashStats, ImportError, ReadError,
+    StoreError, StoreStat, Usage, Verified, What,
+};

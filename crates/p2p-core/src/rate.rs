@@ -37,16 +37,28 @@ impl Bucket {
     }
 }
 
-/// A limit shared by the threads that move bytes; without a rate it costs nothing.
+/// A limit shared by the threads that move bytes, which can be changed while they do.
 #[derive(Debug, Clone)]
-pub(crate) struct RateLimit(Option<Arc<Mutex<Bucket>>>);
+pub(crate) struct RateLimit(Option<Arc<Mutex<Option<Bucket>>>>);
 
 impl RateLimit {
+    /// `None`: as fast as can be, until it is changed.
     pub(crate) fn new(rate: Option<u64>, now: Instant) -> Self {
-        Self(rate.map(|rate| Arc::new(Mutex::new(Bucket::new(rate, now)))))
+        let bucket = rate.map(|rate| Bucket::new(rate, now));
+        Self(Some(Arc::new(Mutex::new(bucket))))
     }
 
-    /// No limit.
+    /// Another rate from now on, also for those who hold this limit already.
+    pub(crate) fn set(&self, rate: Option<u64>, now: Instant) {
+        let Some(shared) = &self.0 else { return };
+        let mut bucket = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that stays as it is must not give its burst twice.
+        if bucket.map(|bucket| bucket.rate) != rate.map(|rate| rate.max(1)) {
+            *bucket = rate.map(|rate| Bucket::new(rate, now));
+        }
+    }
+
+    /// No limit, ever.
     pub(crate) fn none() -> Self {
         Self(None)
     }
@@ -55,7 +67,9 @@ impl RateLimit {
     pub(crate) fn take(&self, bytes: u64, now: Instant) -> Duration {
         self.0.as_ref().map_or(Duration::ZERO, |bucket| {
             let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
-            bucket.take(bytes, now)
+            bucket
+                .as_mut()
+                .map_or(Duration::ZERO, |bucket| bucket.take(bytes, now))
         })
     }
 }
@@ -74,6 +88,27 @@ mod tests {
         }
         let took = now.duration_since(start).as_secs_f64();
         assert!((24.0..25.5).contains(&took), "{took}");
+    }
+
+    #[test]
+    fn a_changed_rate_holds_for_those_who_have_the_limit() {
+        let now = Instant::now();
+        let limit = RateLimit::new(None, now);
+        let held = limit.clone();
+        assert_eq!(held.take(1_000_000, now), Duration::ZERO);
+        limit.set(Some(1_000_000), now);
+        held.take(1_000_000, now);
+        assert!(held.take(1, now) >= Duration::from_millis(890));
+        limit.set(Some(1_000_000), now);
+        assert!(
+            held.take(1, now) >= Duration::from_millis(890),
+            "the same rate is no new start"
+        );
+        limit.set(None, now);
+        assert_eq!(held.take(1_000_000, now), Duration::ZERO);
+        let none = RateLimit::none();
+        none.set(Some(1), now);
+        assert_eq!(none.take(1_000_000, now), Duration::ZERO);
     }
 
     #[test]

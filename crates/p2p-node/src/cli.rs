@@ -92,6 +92,10 @@ pub enum Command {
         #[arg(long, env = "P2P_NODE_DELETE_FILES", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
         delete_files: bool,
     },
+    /// Keep something from being deleted to make room
+    Pin(PinArgs),
+    /// Look after the store: collect, count, verify
+    Repo(RepoArgs),
     /// Say who has something
     Providers {
         #[arg(value_name = "ID")]
@@ -152,7 +156,7 @@ pub struct ShareArgs {
     /// Offer it only to those who have the id or ticket: no catalog, no search
     #[arg(long, env = "P2P_NODE_UNLISTED", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub unlisted: bool,
-    /// Share it again whenever it changes, while the daemon runs (in node.toml: always)
+    /// Keep up with it while the daemon runs: new, changed, moved and deleted files (in node.toml: always)
     #[arg(long, conflicts_with = "copy", env = "P2P_NODE_WATCH", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub watch: bool,
 }
@@ -220,17 +224,64 @@ pub struct LsArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct PinArgs {
+    #[command(subcommand)]
+    pub action: PinAction,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum PinAction {
+    /// Pin what is here; a folder with all its files
+    Add {
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<ContentId>,
+    },
+    /// Take pins back
+    Rm {
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<ContentId>,
+    },
+    /// List what is pinned
+    Ls,
+}
+
+#[derive(Debug, Args)]
+pub struct RepoArgs {
+    #[command(subcommand)]
+    pub action: RepoAction,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum RepoAction {
+    /// Remove what nothing refers to
+    Gc {
+        /// Also every download that may be deleted to make room
+        #[arg(long, env = "P2P_NODE_ALL", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+        all: bool,
+        /// Spare what came or was used within this time
+        #[arg(long, env = "P2P_NODE_GRACE", default_value = "1d", value_parser = parse_duration, hide_env = true)]
+        grace: Duration,
+    },
+    /// Count what is in the store, by kind
+    Stat,
+    /// Hash everything again; what is damaged is served no longer, and kept
+    Verify,
+}
+
+#[derive(Debug, Args)]
 pub struct ConfigArgs {
     #[command(subcommand)]
     pub action: ConfigAction,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub enum ConfigAction {
     /// Print the settings in effect, defaults included
     Show,
     /// Say whether the settings are right
     Check,
+    /// Have the daemon read its settings again and apply what can change while it runs (as SIGHUP does)
+    Reload,
 }
 
 fn endpoint(text: &str) -> Result<Endpoint, String> {
@@ -268,5 +319,8 @@ mod tests {
         assert!(parse("p2p-node get nonsense").is_err());
         assert!(parse("p2p-node --api 0.0.0.0:1 id").is_err());
         assert!(parse(&format!("p2p-node cat {id} --range -5")).is_ok());
+        assert!(parse(&format!("p2p-node pin add {id} {id}")).is_ok());
+        assert!(parse("p2p-node pin rm").is_err() && parse("p2p-node pin ls").is_ok());
+        assert!(parse("p2p-node repo gc --all --grace 0s").is_ok());
     }
 }

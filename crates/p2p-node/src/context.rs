@@ -1,25 +1,33 @@
-//! What every command works on: the node, the shares that are watched, and the way to end the process.
+//! What every command works on: the node, and the way to end the process.
 
 use p2p_core::Node;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 
-use crate::rescan::Rescan;
+use crate::config::Settings;
 
 /// Shared by all commands that run in this process.
 #[derive(Debug)]
 pub struct Context {
     pub node: Node,
-    pub rescan: Rescan,
+    /// The settings in effect, of a daemon that can read them again.
+    pub settings: Mutex<Option<Settings>>,
     stop: Notify,
 }
 
 impl Context {
     pub fn new(node: Node) -> Self {
-        let rescan = Rescan::start(node.clone());
         Self {
             node,
-            rescan,
+            settings: Mutex::default(),
             stop: Notify::new(),
+        }
+    }
+
+    /// The same, able to [read its settings again](crate::reload).
+    pub fn with_settings(node: Node, settings: Settings) -> Self {
+        Self {
+            settings: Mutex::new(Some(settings)),
+            ..Self::new(node)
         }
     }
 

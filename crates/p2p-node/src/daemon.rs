@@ -18,9 +18,9 @@ use crate::control::protocol::{Ready, Reply};
 use crate::control::server::Server;
 use crate::exit::Failure;
 use crate::output::Printer;
-use crate::rescan::Watched;
+use crate::reload;
 use crate::session;
-use crate::signals::Signals;
+use crate::signals::{Hangups, Signals};
 
 /// Shares done that may wait to be printed.
 const SHARE_QUEUE: usize = 16;
@@ -35,7 +35,7 @@ pub async fn run(settings: Settings, printer: &mut Printer) -> Result<u8, Failur
         node = Node::start(settings.core.clone()) => node?,
         signal = signals.received() => return Ok(signal),
     };
-    let context = Arc::new(Context::new(node));
+    let context = Arc::new(Context::with_settings(node, settings.clone()));
     let outcome = serve(&settings, &context, &mut signals, printer).await;
     printer.end_progress();
     let server = match outcome {
@@ -82,6 +82,7 @@ async fn serve(
         data_dir: settings.core.data_dir.display().to_string(),
     }))?;
 
+    let mut hangups = Hangups::listen()?;
     let (sharing, mut shared) = share_all(Arc::clone(context), settings.shares.clone());
     let sharing = AbortOnDrop(sharing);
     loop {
@@ -89,6 +90,10 @@ async fn serve(
             biased;
             _ = signals.received() => break,
             () = context.stop_requested() => break,
+            () = hangups.received() => match reload::reload(context).await {
+                Ok(reloaded) => printer.reply(&Reply::Reloaded(reloaded))?,
+                Err(failure) => printer.warn(&failure.message),
+            },
             Some(result) = shared.recv() => match result {
                 Ok(reply) => printer.reply(&reply)?,
                 Err(failure) => printer.warn(&failure.message),
@@ -151,26 +156,11 @@ async fn share_one(context: &Context, configured: ConfiguredShare) -> Result<Rep
         unlisted,
         watch,
     } = configured;
-    let mut sharing = context.node.share(&path).unlisted(unlisted);
+    let mut sharing = context.node.share(&path).unlisted(unlisted).watch(watch);
     if let Some(name) = &name {
         sharing = sharing.name(name.clone());
     }
     let shared = sharing.await;
-    if watch {
-        let (id, path) = match &shared {
-            Ok(shared) => (Some(shared.id), shared.path.clone()),
-            Err(_) => (None, path.clone()),
-        };
-        context
-            .rescan
-            .watch(Watched {
-                path,
-                name,
-                unlisted,
-                id,
-            })
-            .await?;
-    }
     let shared = shared.map_err(|error| {
         let failure = Failure::from(error);
         Failure {

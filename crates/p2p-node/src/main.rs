@@ -15,7 +15,7 @@ mod daemon;
 mod exit;
 mod logging;
 mod output;
-mod rescan;
+mod reload;
 mod session;
 mod signals;
 mod units;
@@ -32,7 +32,13 @@ use output::Printer;
 /// How long blocking work may linger once the result is out: its loss costs nothing that is not redone.
 const LINGER: Duration = Duration::from_millis(200);
 
+/// The GNU allocator gives memory at the end of its heap back beyond twice the largest block that it saw freed, at first
+/// 128 KiB (mallopt(3), `M_TRIM_THRESHOLD`). The frames of one busy connection are more, and a fifth of a receiver's time
+/// went into giving their pages back and getting them again (docs/benchmarks.md).
+const WORKING_MEMORY: usize = 4 * 1024 * 1024;
+
 fn main() -> ExitCode {
+    drop(std::hint::black_box(vec![0_u8; WORKING_MEMORY]));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return output::usage(&error),

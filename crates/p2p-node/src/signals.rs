@@ -16,6 +16,35 @@ pub struct Signals {
     terminate: tokio::signal::unix::Signal,
 }
 
+/// The signal that asks a daemon to read its settings again, received instead of obeyed.
+#[derive(Debug)]
+pub struct Hangups {
+    #[cfg(unix)]
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Hangups {
+    /// From here on the signal reaches [`Hangups::received`] only.
+    pub fn listen() -> Result<Self, Failure> {
+        Ok(Self {
+            #[cfg(unix)]
+            hangup: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
+                .map_err(|error| Failure::io("cannot listen for signals", &error))?,
+        })
+    }
+
+    /// Waits for the next one.
+    pub async fn received(&mut self) {
+        #[cfg(unix)]
+        let more = self.hangup.recv().await.is_some();
+        #[cfg(not(unix))]
+        let more = false;
+        if !more {
+            std::future::pending().await
+        }
+    }
+}
+
 impl Signals {
     /// From here on signals reach [`Signals::received`] only.
     #[cfg(unix)]

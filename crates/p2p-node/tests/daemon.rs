@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, ChildStdout, Stdio};
@@ -282,6 +283,92 @@ fn the_api_answers_its_owner_only() {
     assert_eq!(daemon.http("GET /v1/command", &owner, "").0, 405);
 }
 
+/// What Prometheus reads: each family is declared once and before its samples, each sample is a number, the end is marked.
+#[test]
+fn the_metrics_are_open_metrics() {
+    let home = Home::new();
+    home.write("hello.txt", "hello");
+    let api = "[api]\nlisten = \"127.0.0.1:0\"\n";
+    home.write(
+        "node.toml",
+        &format!("shares = [\"hello.txt\"]\n{LOOPBACK}{api}"),
+    );
+    let mut daemon = Daemon::start(&home);
+    next_object(&mut daemon.out);
+    let token = std::fs::read_to_string(home.path().join("data/api.token")).expect("made");
+    let host = String::from("Host: localhost");
+    let stranger = daemon.http("GET /metrics", std::slice::from_ref(&host), "");
+    assert_eq!(stranger.0, 401);
+    let owner = [host, format!("Authorization: Bearer {}", token.trim())];
+    let id = "ea8f163db38682925e4491c5e58d4bb3506ef8c14eb78a86e908c5624a67200f";
+    for _ in 0..3 {
+        assert_eq!(home.run(&["cat", id]).out(), "hello");
+    }
+    let (code, answer) = daemon.http("GET /metrics", &owner, "");
+    assert_eq!(code, 200);
+    let (head, text) = answer.split_once("\r\n\r\n").expect("a head");
+    let head = head.to_ascii_lowercase();
+    assert!(head.contains("content-type: application/openmetrics-text"));
+    let samples = samples_of(text);
+    for (name, value) in [
+        ("p2p_node_cache_hits_total", 1.0),
+        ("p2p_node_cache_misses_total", 2.0),
+        ("p2p_node_cache_joined_total", 0.0),
+        ("p2p_node_cache_evictions_total", 0.0),
+        ("p2p_node_cache_bytes", 5.0),
+        ("p2p_node_cache_capacity_bytes", 64_000_000.0),
+        ("p2p_node_storage_bytes{kind=\"downloads\"}", 0.0),
+        ("p2p_node_storage_bytes{kind=\"partial\"}", 0.0),
+        ("p2p_node_peers{state=\"connected\"}", 0.0),
+        ("p2p_node_fetches", 0.0),
+        ("p2p_node_uploads", 0.0),
+        ("p2p_node_received_bytes_total", 0.0),
+        ("p2p_node_sent_bytes_total", 0.0),
+    ] {
+        assert_eq!(samples.get(name), Some(&value), "{name} in {text}");
+    }
+    assert!(samples["p2p_node_storage_bytes{kind=\"index\"}"] > 0.0);
+    let states = ["done", "due", "failed"];
+    let announced = states.map(|state| {
+        let name = format!("p2p_node_announcements{{state=\"{state}\"}}");
+        samples[&name]
+    });
+    // While it is being announced it is none of these.
+    assert!(announced.iter().sum::<f64>() <= 1.0, "{announced:?}");
+    let status = home.run(&["status", "--json"]).objects();
+    assert_eq!(status[0]["cache"]["hit_rate"], 1.0 / 3.0);
+    assert!(home.run(&["status"]).out().contains("33 % of 3 blocks"));
+}
+
+/// The samples of an exposition in the text format of OpenMetrics, by name and labels.
+fn samples_of(text: &str) -> BTreeMap<String, f64> {
+    let mut families: Vec<&str> = Vec::new();
+    let mut samples = BTreeMap::new();
+    let lines = text.strip_suffix("# EOF\n").expect("an end").lines();
+    for line in lines {
+        if let Some(comment) = line.strip_prefix("# ") {
+            let mut words = comment.split(' ');
+            let (what, family) = (words.next().expect("a word"), words.next().expect("a name"));
+            assert!(["HELP", "TYPE", "UNIT"].contains(&what), "{line}");
+            if families.last() != Some(&family) {
+                assert!(!families.contains(&family), "{family} is in two places");
+                families.push(family);
+            }
+            continue;
+        }
+        let (name, value) = line.rsplit_once(' ').expect("a name and a value");
+        let family = families.last().expect("a family before its samples");
+        let rest = name.strip_prefix(family).expect("a sample of its family");
+        assert!(
+            rest.is_empty() || rest == "_total" || rest.starts_with('{'),
+            "{line}"
+        );
+        let before = samples.insert(name.to_owned(), value.parse().expect("a number"));
+        assert_eq!(before, None, "{name} twice");
+    }
+    samples
+}
+
 /// One-off nodes on both sides: `share` until Ctrl-C, `get`, and `get` again where something is.
 #[test]
 fn share_and_get_without_a_daemon() {
@@ -314,6 +401,9 @@ fn share_and_get_without_a_daemon() {
         Some("olá")
     );
 
+    // It is there; something else in its place is not overwritten.
+    assert_eq!(other.run(&["get", &ticket]).code(), Some(0));
+    std::fs::write(&fetched, "mine").expect("written");
     assert_eq!(other.run(&["get", &ticket]).code(), Some(13));
     assert_eq!(
         other.run(&["-q", "get", &ticket, "--rename"]).code(),

@@ -17,6 +17,14 @@ const STEAL_PAUSE: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(1);
 const MUCH_FASTER: f64 = 2.0;
 
+/// With others who fetch the same, a request to a full source asks for at most this part of one fetch's share of what none
+/// of them has. What they were asked to be sent last is not known: the less there is left, the more of it is under way to
+/// somebody, and the sooner news of it is worth having before asking again.
+const PART_OF_SHARE: u32 = 8;
+
+/// But not for less than this part of the usual run, so that a line with a long delay is kept busy.
+const PART_OF_RUN: u32 = 5;
+
 impl Scheduler {
     /// Gives the request to send next: the readiest source first, of equally ready ones the fastest.
     pub(super) fn next_request(&mut self, now: Instant) -> Option<Action> {
@@ -84,28 +92,27 @@ impl Scheduler {
 
     /// Free pieces for a source, in the order in force.
     fn pick_for(&mut self, id: SourceId) -> Vec<Range<u32>> {
-        let elsewhere = self.random_piece();
+        let elsewhere = std::array::from_fn(|_| self.random_piece());
         let Some(source) = self.sources.get(&id) else {
             return Vec::new();
         };
         if self.pool.count() == 0 || source.dry == Some(self.pool.version()) {
             return Vec::new();
         }
-        let (pieces, bytes) = source.run_size();
-        let cursor = source.cursor;
-        let order = match &self.reader {
-            Some(reader) => Order::InOrder { from: reader.start },
-            None if self.sources.len() == 1 => Order::Spread {
-                cursor,
-                otherwise: cursor,
-            },
-            None => Order::Spread {
-                cursor,
-                otherwise: elsewhere,
-            },
+        let len = self.pieces.count();
+        let order = match (self.window_for(source), self.readers.first()) {
+            (Some(left), _) if self.readers.only => Some(Order::Within(left)),
+            (Some(left), _) => Some(Order::Within(left.start..len)),
+            (None, _) if self.readers.only => None,
+            (None, Some(reader)) => Some(Order::Onward { from: reader.start }),
+            (None, None) => Some(Order::Spread {
+                cursor: (!self.is_behind(source)).then_some(source.cursor),
+                elsewhere: (self.sources.len() > 1).then_some(elsewhere),
+            }),
         };
-        let budget = Budget { pieces, bytes };
-        let runs = picker::pick(&self.pool, &self.pieces, source.holds(), order, budget);
+        let budget = self.budget_for(source);
+        let pick = |order| picker::pick(&self.pool, &self.pieces, source.holds(), order, budget);
+        let runs = order.map(pick).unwrap_or_default();
         if runs.is_empty()
             && let Some(source) = self.sources.get_mut(&id)
         {
@@ -114,19 +121,47 @@ impl Scheduler {
         runs
     }
 
-    /// The one piece that everything waits for: the last one while it has to prove the size, else the reader's.
-    fn urgent_piece(&self) -> Option<u32> {
-        let last = self.unproven();
-        last.or_else(|| {
-            let reader = self.reader.as_ref()?;
-            let missing = self.stored.first_missing_from(reader.start)?;
-            (missing < reader.end).then_some(missing)
-        })
+    /// Another fetch goes the same way through what only this source has, a little ahead: it was sent already what is still
+    /// awaited here. Going on would fetch all of its pieces a second time.
+    fn is_behind(&self, source: &Source) -> bool {
+        let mut open = source.open.iter().filter_map(|id| self.requests.get(*id));
+        self.pool.class_of(source.cursor) == 0
+            && open.any(|request| {
+                let first = request.waiting.first();
+                first.is_some_and(|piece| self.pool.class_of(*piece) > 0)
+            })
     }
 
-    /// The urgent piece for this source: if it is the proof and free, or if a much slower source has had it for too long.
+    /// How much the next request to a source may ask for.
+    fn budget_for(&self, source: &Source) -> Budget {
+        let (pieces, bytes) = source.run_size();
+        let partial = self.sources.values().filter(|s| s.holds().is_some());
+        let partial = u32::try_from(partial.count()).unwrap_or(u32::MAX);
+        if partial == 0 || source.holds().is_some() || self.readers.first().is_some() {
+            return Budget { pieces, bytes };
+        }
+        let parts = partial.saturating_add(1).saturating_mul(PART_OF_SHARE);
+        let orphans = self.pool.orphans(parts.saturating_mul(pieces));
+        if orphans == 0 {
+            return Budget { pieces, bytes };
+        }
+        let block_len = u64::from(self.pieces.block_len());
+        let usual = bytes.checked_div(block_len).unwrap_or(0);
+        let usual = u32::try_from(usual).unwrap_or(u32::MAX).min(pieces);
+        let share = orphans.checked_div(parts).unwrap_or(0);
+        let share = share.max(usual / PART_OF_RUN).max(1);
+        Budget {
+            pieces: pieces.min(share),
+            bytes,
+        }
+    }
+
+    /// The piece that everything waits for: the last one while it has to prove the size, else a reader's. For this source:
+    /// if it is the proof and free, or if a much slower source has had it for too long.
     fn urgent_for(&self, id: SourceId, now: Instant) -> Vec<Range<u32>> {
-        let wanted = self.urgent_piece().filter(|piece| {
+        let proof = self.unproven();
+        let awaited = self.awaited().filter(|_| proof.is_none());
+        let wanted = proof.into_iter().chain(awaited).find(|piece| {
             let Some(source) = self.sources.get(&id).filter(|source| source.has(*piece)) else {
                 return false;
             };

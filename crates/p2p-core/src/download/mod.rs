@@ -49,12 +49,15 @@
     )
 )]
 
+#[cfg(feature = "bench")]
+pub mod bench;
 mod choose;
 mod faults;
 mod invariants;
 mod picker;
 mod pieces;
 mod pool;
+mod readers;
 mod report;
 mod requests;
 mod rng;
@@ -63,6 +66,8 @@ mod scheduler;
 mod simulation;
 mod source;
 mod steal;
+#[cfg(test)]
+mod swarm_simulation;
 #[cfg(test)]
 mod tests;
 mod types;

@@ -1,8 +1,12 @@
 //! The order in which free pieces are asked for, as plain functions over the pool.
 //!
 //! *Spread* is rarest first; among equally rare pieces a source goes on where its last run ended, and where it cannot it
-//! starts anew at a random place, so that several sources work in different regions with long sequential runs. A source
-//! that is alone goes from the start to the end. *In order* serves a reader: the first free piece from the reader's place.
+//! starts anew at a random one, so that several sources work in different regions with long sequential runs. A source
+//! that is alone goes on from its random start to the end and around. *Onward* and *within* serve readers: the
+//! first free piece from a reader's place.
+//!
+//! That the new start is random among *all* that are equally rare matters to others who fetch the same from the same
+//! source: the first rare piece behind what they are known to hold is the one they are just being sent.
 
 use std::ops::Range;
 
@@ -12,6 +16,9 @@ use super::pool::{ANY_CLASS, Bits, Found, Pool};
 /// Most runs in a request: a question stays far below 4 KiB.
 pub(super) const MAX_RUNS: usize = 32;
 
+/// Random places tried for a new start. If none fits, few pieces do, and the next one after a random place will do.
+pub(super) const PLACES: usize = 16;
+
 /// How much one request may ask for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
@@ -20,12 +27,18 @@ pub(super) struct Budget {
 }
 
 /// Where a source looks for its next run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Order {
-    /// Rarest first; equally rare ones from `cursor` on, or from `otherwise` if the piece at the cursor is gone.
-    Spread { cursor: u32, otherwise: u32 },
+    /// Rarest first; equally rare ones from the cursor on, or, if the piece there is none of them, from one of the random
+    /// places of `elsewhere`. Without these, from the next one.
+    Spread {
+        cursor: Option<u32>,
+        elsewhere: Option<[u32; PLACES]>,
+    },
     /// The first one from here on, then from the start.
-    InOrder { from: u32 },
+    Onward { from: u32 },
+    /// The first of these, and no others.
+    Within(Range<u32>),
 }
 
 /// The free pieces to ask for next of a source that holds `holds` (`None`: everything), as ascending runs; empty if there
@@ -38,22 +51,43 @@ pub(super) fn pick(
     budget: Budget,
 ) -> Vec<Range<u32>> {
     let len = pieces.count();
+    let mut end = len;
     let (found, most) = match order {
-        Order::Spread { cursor, otherwise } => {
-            let cursor_is_free = pool.is_free(cursor);
-            let start = if cursor_is_free { cursor } else { otherwise };
-            let found = rarest_around(pool, holds, start, len);
+        Order::Spread { cursor, elsewhere } => {
+            let next = rarest_around(pool, holds, cursor.unwrap_or(0), len);
+            let found = match (next, elsewhere) {
+                (Some(next), Some(places)) if Some(next.piece) != cursor => {
+                    one_of(pool, holds, next.class, &places, len)
+                }
+                (next, _) => next,
+            };
             (found, found.map_or(0, |found| found.class))
         }
-        Order::InOrder { from } => {
+        Order::Onward { from } => {
             let ahead = pool.first_in(holds, from..len, ANY_CLASS);
             let found = ahead.or_else(|| pool.first_in(holds, 0..from, ANY_CLASS));
             (found, ANY_CLASS)
         }
+        Order::Within(range) => {
+            end = range.end.min(len);
+            (pool.first_in(holds, range, ANY_CLASS), ANY_CLASS)
+        }
     };
     match found {
-        Some(found) => collect(pool, pieces, holds, found.piece, most, budget),
+        Some(found) => collect(pool, pieces, holds, found.piece..end, most, budget),
         None => Vec::new(),
+    }
+}
+
+/// The first of these places where there is a free piece of the lowest class, or the next such piece after the first place.
+fn one_of(pool: &Pool, holds: Option<&Bits>, class: u8, places: &[u32], len: u32) -> Option<Found> {
+    let fits = |piece: &u32| {
+        let has = holds.is_none_or(|bits| bits.contains(*piece));
+        has && pool.is_free(*piece) && pool.class_of(*piece) == class
+    };
+    match places.iter().copied().find(fits) {
+        Some(piece) => Some(Found { piece, class }),
+        None => rarest_around(pool, holds, places.first().copied()?, len),
     }
 }
 
@@ -71,12 +105,12 @@ fn rarest_around(pool: &Pool, holds: Option<&Bits>, start: u32, len: u32) -> Opt
     }
 }
 
-/// Free pieces of a class up to `most` from `start` on, until the budget or the number of runs is used up.
+/// Free pieces of a class up to `most` in `range`, until the budget or the number of runs is used up.
 fn collect(
     pool: &Pool,
     pieces: &Pieces,
     holds: Option<&Bits>,
-    start: u32,
+    range: Range<u32>,
     most: u8,
     budget: Budget,
 ) -> Vec<Range<u32>> {
@@ -85,8 +119,8 @@ fn collect(
         pieces: 0,
         bytes: 0,
     };
-    let mut from = start;
-    while let Some(Found { piece, .. }) = pool.first_in(holds, from..pieces.count(), most) {
+    let mut from = range.start;
+    while let Some(Found { piece, .. }) = pool.first_in(holds, from..range.end, most) {
         if !append(&mut runs, piece, pieces, &mut spent, budget) {
             break;
         }

@@ -391,14 +391,24 @@ impl Pool {
         None
     }
 
-    /// Free pieces that no partial source holds.
-    pub(super) fn orphans(&self) -> u32 {
+    /// Free pieces that no partial source holds; counts no further than a little beyond `enough`.
+    pub(super) fn orphans(&self, enough: u32) -> u32 {
         let mut sum: u32 = 0;
-        for (index, word) in self.free.words.iter().enumerate() {
-            let held = self.planes.iter().fold(0, |held, plane| {
-                held | plane.get(index).copied().unwrap_or(0)
-            });
-            sum = sum.saturating_add((word & !held).count_ones());
+        for (number, zone) in self.zones.iter().enumerate() {
+            if zone.free == 0 || zone.floor > 0 {
+                continue;
+            }
+            let first = number.saturating_mul(ZONE_WORDS);
+            let words = self.free.words.iter().enumerate();
+            for (index, word) in words.skip(first).take(ZONE_WORDS) {
+                let held = self.planes.iter().fold(0, |held, plane| {
+                    held | plane.get(index).copied().unwrap_or(0)
+                });
+                sum = sum.saturating_add((word & !held).count_ones());
+            }
+            if sum >= enough {
+                break;
+            }
         }
         sum
     }
@@ -462,7 +472,8 @@ mod tests {
                 }
                 prop_assert_eq!(pool.count() as usize, free.iter().filter(|f| **f).count());
                 let orphans = (0..len as usize).filter(|p| free[*p] && counts[*p] == 0).count();
-                prop_assert_eq!(pool.orphans() as usize, orphans);
+                prop_assert_eq!(pool.orphans(u32::MAX) as usize, orphans);
+                prop_assert_eq!(pool.orphans(1) > 0, orphans > 0);
                 for holds in [None, held.last()] {
                     let fits = |p: u32| free[p as usize] && holds.is_none_or(|h| h.contains(p));
                     let rarest = (a..b).filter(|p| fits(*p)).min_by_key(|p| class(counts[*p as usize]));

@@ -78,7 +78,7 @@ impl Scheduler {
 
     /// Why nothing moves; `None` if something does, or is about to as soon as actions are taken, or all is done.
     pub(crate) fn stall(&self, now: Instant) -> Option<Stall> {
-        if self.is_done() {
+        if self.is_done() || self.is_resting() {
             return None;
         }
         if self.paused_since.is_some() {

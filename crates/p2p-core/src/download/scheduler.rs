@@ -14,6 +14,7 @@ use crate::content::BlockSet;
 use super::faults::FIND_FIRST;
 use super::pieces::Pieces;
 use super::pool::{Bits, Pool};
+use super::readers::Readers;
 use super::report::Meter;
 use super::requests::Requests;
 use super::rng::Rng;
@@ -42,8 +43,7 @@ pub(crate) struct Scheduler {
     pub(super) requests: Requests,
     pub(super) sources: BTreeMap<SourceId, Source>,
     pub(super) banned: BTreeSet<SourceId>,
-    /// Where a reader waits.
-    pub(super) reader: Option<Range<u32>>,
+    pub(super) readers: Readers,
     pub(super) paused_since: Option<Instant>,
     /// Cancels and drops not yet given out: at most one per request and one per source.
     pub(super) outbox: VecDeque<Action>,
@@ -89,7 +89,7 @@ impl Scheduler {
             requests: Requests::default(),
             sources: BTreeMap::new(),
             banned: BTreeSet::new(),
-            reader: None,
+            readers: Readers::default(),
             paused_since: None,
             outbox: VecDeque::new(),
             done_given: false,
@@ -111,8 +111,7 @@ impl Scheduler {
             if self.sources.len() >= MAX_SOURCES {
                 return false;
             }
-            let alone = self.sources.is_empty();
-            let cursor = if alone { 0 } else { self.random_piece() };
+            let cursor = self.random_piece();
             self.sources.insert(id, Source::new(cursor, now));
         }
         self.source_holds(id, holdings, now);
@@ -292,12 +291,6 @@ impl Scheduler {
         self.after_step();
     }
 
-    /// A reader waits for these pieces: they are fetched first and in order, then those that follow, as read-ahead. `None`:
-    /// nobody waits, rarest first.
-    pub(crate) fn set_priority(&mut self, reader: Option<Range<u32>>) {
-        self.reader = reader;
-    }
-
     /// While paused there are no new requests, and no deadline runs: the session does not read, so nothing can come.
     pub(crate) fn set_paused(&mut self, paused: bool, now: Instant) {
         match (self.paused_since, paused) {
@@ -404,9 +397,10 @@ impl Scheduler {
 
     /// More sources would help: few are known, nothing is under way, or nobody holds some piece.
     fn wants_sources(&self) -> bool {
-        self.sources.len() < self.config.enough_sources
-            || self.requests.is_empty()
-            || self.orphans() > 0
+        !self.is_resting()
+            && (self.sources.len() < self.config.enough_sources
+                || self.requests.is_empty()
+                || self.orphans() > 0)
     }
 
     /// Free pieces that no source holds.
@@ -414,7 +408,7 @@ impl Scheduler {
         if self.sources.values().any(|source| source.holds().is_none()) {
             0
         } else {
-            self.pool.orphans()
+            self.pool.orphans(u32::MAX)
         }
     }
 

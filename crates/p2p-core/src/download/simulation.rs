@@ -532,7 +532,9 @@ fn any_swarm(seed: u64) -> (Swarm, u64) {
     let mut swarm = Swarm::new(pieces, config, peers, seed);
     if has_reader && len > 0 {
         let from = rng.below(len);
-        swarm.scheduler.set_priority(Some(from..len.min(from + 20)));
+        let now = swarm.start;
+        let window = from..len.min(from + 20);
+        swarm.scheduler.set_readers(Some(window), false, now);
     }
     swarm.disk_slots = 1 + rng.below(64) as usize;
     swarm.pauses = rng.below(2) == 0;

@@ -47,11 +47,14 @@ impl Story {
         )
     }
 
+    /// The first source starts at the first piece, so that stories can be told in numbers.
     fn join(&mut self, source: u32, holdings: Holdings) {
-        assert!(
-            self.scheduler
-                .add_source(SourceId(source), holdings, self.now)
-        );
+        let source = SourceId(source);
+        let is_first = self.scheduler.sources.is_empty();
+        assert!(self.scheduler.add_source(source, holdings, self.now));
+        if is_first {
+            self.scheduler.sources.get_mut(&source).unwrap().cursor = 0;
+        }
     }
 
     fn pass(&mut self, millis: u64) {
@@ -81,6 +84,10 @@ impl Story {
                 other => panic!("{other:?}"),
             })
             .collect()
+    }
+
+    fn read(&mut self, windows: impl IntoIterator<Item = Range<u32>>, only: bool) {
+        self.scheduler.set_readers(windows, only, self.now);
     }
 
     fn deliver(&mut self, request: RequestId, piece: u32) {
@@ -202,7 +209,7 @@ fn rare_pieces_come_first() {
 #[test]
 fn a_reader_gets_pieces_in_order_from_its_place() {
     let mut story = Story::plain(1000);
-    story.scheduler.set_priority(Some(500..600));
+    story.read(Some(500..600), false);
     story.join(1, Holdings::All);
     story.join(2, Holdings::All);
     let starts: Vec<u32> = story
@@ -212,7 +219,7 @@ fn a_reader_gets_pieces_in_order_from_its_place() {
         .collect();
     assert_eq!(starts, [500, 504, 508, 512]);
     let mut story = Story::plain(10);
-    story.scheduler.set_priority(Some(6..8));
+    story.read(Some(6..8), false);
     story.join(1, Holdings::All);
     let runs: Vec<_> = story
         .requests()
@@ -227,9 +234,122 @@ fn a_reader_gets_pieces_in_order_from_its_place() {
 }
 
 #[test]
+fn for_readers_only_nothing_else_is_fetched() {
+    let config = Config {
+        prove_last: true,
+        ..Config::default()
+    };
+    let mut story = Story::new(1000, config);
+    story.read(Some(500..510), true);
+    story.join(1, Holdings::All);
+    let mut asked = BTreeSet::new();
+    for _ in 0..10 {
+        for (_, request, runs) in story.requests() {
+            asked.extend(runs.iter().cloned().flatten());
+            story.deliver_all(request, &runs, 1);
+        }
+    }
+    let wanted: BTreeSet<u32> = (500..510).chain([999]).collect();
+    assert_eq!(asked, wanted, "the window, and the proof of the size");
+    assert!(story.scheduler.is_resting());
+    story.pass(3_600_000);
+    assert_eq!(story.scheduler.stall(story.now), None);
+    assert_eq!(story.actions(), []);
+    // Once all is wanted, all is fetched.
+    story.read(None, false);
+    assert!(!story.scheduler.is_resting());
+    assert!(!story.requests().is_empty());
+}
+
+#[test]
+fn a_reader_that_goes_elsewhere_has_the_old_place_cancelled() {
+    let mut story = Story::plain(1000);
+    story.read(Some(100..164), true);
+    story.join(1, Holdings::All);
+    let old: Vec<RequestId> = story.requests().iter().map(|asked| asked.1).collect();
+    assert_eq!(old.len(), 2);
+    story.read(Some(700..764), true);
+    let mut cancelled = Vec::new();
+    let mut asked = Vec::new();
+    for action in story.actions() {
+        match action {
+            Action::Cancel { request, .. } => cancelled.push(request),
+            Action::Request { runs, .. } => asked.extend(runs),
+            other => panic!("{other:?}"),
+        }
+    }
+    cancelled.sort_unstable();
+    assert_eq!(cancelled, old);
+    assert_eq!(asked, [700..704, 704..708]);
+}
+
+#[test]
+fn what_is_nearly_here_is_not_cancelled() {
+    let mut story = Story::plain(1000);
+    story.read(Some(100..164), true);
+    story.join(1, Holdings::All);
+    let asked = story.requests();
+    // At 25 MB a second, what is left of the first request takes 10 ms.
+    for piece in 100..103 {
+        story.pass(10);
+        story.deliver(asked[0].1, piece);
+    }
+    story.pass(250);
+    story.deliver_all(asked[1].1, &asked[1].2, 1);
+    story.requests();
+    story.read(Some(700..764), true);
+    let actions = story.actions();
+    let is_cancel = |action: &&Action| matches!(action, Action::Cancel { request, .. } if *request == asked[0].1);
+    assert_eq!(actions.iter().find(is_cancel), None, "{actions:?}");
+}
+
+#[test]
+fn a_whole_fetch_makes_way_for_a_reader_and_no_more_than_that() {
+    let mut story = Story::plain(2000);
+    story.join(1, Holdings::All);
+    story.join(2, Holdings::All);
+    let busy = story.requests();
+    assert_eq!(busy.len(), 4, "no source has room for one more");
+    story.read(Some(1500..1564), false);
+    let actions = story.actions();
+    let cancels = |source: u32| {
+        let of = move |action: &&Action| matches!(action, Action::Cancel { source: s, .. } if s.0 == source);
+        actions.iter().filter(of).count()
+    };
+    assert_eq!((cancels(1), cancels(2)), (1, 1), "{actions:?}");
+    let asked: Vec<_> = actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Request { runs, .. } => runs.first().cloned(),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(asked, [1500..1504, 1504..1508]);
+}
+
+#[test]
+fn of_several_readers_none_starves() {
+    let mut story = Story::plain(4000);
+    let readers = [0..128, 1000..1128, 2000..2128, 3000..3128];
+    story.read(readers.clone(), true);
+    story.join(1, Holdings::All);
+    let mut first = BTreeMap::new();
+    let mut turn = 0;
+    while first.len() < readers.len() {
+        for (_, request, runs) in story.requests() {
+            first.entry(runs[0].start / 1000).or_insert(turn);
+            turn += 1;
+            story.deliver_all(request, &runs, 1);
+        }
+        assert!(turn < 20, "somebody is not served: {first:?}");
+    }
+    assert!(first.values().all(|turn| *turn < 4), "{first:?}");
+}
+
+#[test]
 fn a_reader_does_not_wait_for_a_slow_source() {
     let mut story = Story::plain(1000);
-    story.scheduler.set_priority(Some(0..100));
+    story.read(Some(0..100), false);
     story.join(1, Holdings::All);
     let slow = story.requests();
     assert_eq!(slow[0].2[0], 0..4);
@@ -621,6 +741,59 @@ fn several_sources_work_in_different_regions() {
     assert!(regions >= 7, "{starts:?}");
 }
 
+/// Fetches that know of nobody but one source must not all begin with the same pieces.
+#[test]
+fn where_a_lone_source_starts_depends_on_the_seed() {
+    let starts: BTreeSet<u32> = (0..100)
+        .map(|seed| {
+            let now = Instant::now();
+            let file = Pieces::file(10_000 * LEN, BLOCK).unwrap();
+            let have = BlockSet::new(10_000);
+            let config = Config::default();
+            let mut scheduler = Scheduler::new(config, file, have, seed, now).unwrap();
+            scheduler.add_source(SourceId(1), Holdings::All, now);
+            loop {
+                if let Some(Action::Request { runs, .. }) = scheduler.next_action(now) {
+                    return runs[0].start;
+                }
+            }
+        })
+        .collect();
+    assert!(starts.len() > 90, "{} different starts", starts.len());
+}
+
+/// It is sent what another fetch was sent before: it goes on somewhere else.
+#[test]
+fn a_fetch_that_follows_another_leaves_its_way() {
+    let mut story = Story::plain(10_000);
+    story.join(1, Holdings::All);
+    let asked = story.requests();
+    assert_eq!(asked[1].2[0], 4..8);
+    story.deliver_all(asked[0].1, &asked[0].2, 10);
+    story.join(2, Holdings::Some(set(10_000, 4..6)));
+    let next = story.requests();
+    let of_first = next.iter().find(|asked| asked.0 == 1).unwrap();
+    assert_ne!(of_first.2[0].start, 8, "the other one is on its way there");
+}
+
+/// With company, the runs get shorter as what nobody has yet gets less.
+#[test]
+fn runs_get_shorter_when_others_fetch_the_same() {
+    let runs_with = |others: u32| {
+        let mut story = Story::plain(400);
+        story.join(1, Holdings::All);
+        let asked = story.requests();
+        story.deliver_all(asked[0].1, &asked[0].2, 1);
+        for other in 0..others {
+            story.join(2 + other, Holdings::Some(set(400, 100..100)));
+        }
+        let next = story.requests();
+        next[0].2.iter().map(Range::len).sum::<usize>()
+    };
+    assert_eq!(runs_with(0), 8);
+    assert_eq!(runs_with(7), 6, "an eighth of an eighth of 392 free pieces");
+}
+
 #[test]
 fn silence_of_some_seconds_is_said() {
     let mut story = Story::plain(100);
@@ -923,7 +1096,7 @@ impl Model {
                 scheduler.on_failed(RequestId(request), faults[usize::from(kind % 4)], now);
             }
             Step::Reader(from, until) => {
-                scheduler.set_priority((from != until).then_some(from..until));
+                scheduler.set_readers(Some(from..until), from % 2 == 0, now);
             }
             Step::Pause(paused) => scheduler.set_paused(paused, now),
             Step::Pass(millis) => story.pass(millis.into()),

@@ -1,6 +1,6 @@
 //! The behaviours of a node and how each is set up; nothing else.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libp2p::{
     PeerId, StreamProtocol, autonat, dcutr, identify,
@@ -12,8 +12,10 @@ use libp2p::{
 use libp2p_connection_limits::{self as connection_limits, ConnectionLimits};
 
 use super::{
+    announcements::RecordsCodec,
     block_codec::BlocksCodec,
     codec::QueryCodec,
+    hearsay::Dht,
     records::{Bounds, Records},
     wire::{BLOCKS_PROTOCOL, QUERY_PROTOCOL},
 };
@@ -21,7 +23,7 @@ use crate::config::{DhtMode, NetworkConfig, RelayMode};
 
 /// A peer that answers no ping is gone. libp2p forgives the first failure, so that a lost peer is noticed after at most
 /// two intervals and two timeouts: 20 s.
-const PING_INTERVAL: Duration = Duration::from_secs(4);
+pub(super) const PING_INTERVAL: Duration = Duration::from_secs(4);
 const PING_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// A query waits at most this long; `Have` answers late on purpose, after ten seconds at most.
@@ -29,6 +31,13 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// The longest a streamed response may take. What keeps a stalled one short is the limit per frame.
 const BLOCKS_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// A server takes at most this long to read our records.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A server of the DHT answers within this, or is passed over. A path of a walk waits for one server at a time, and kad alone
+/// would give each of those that say nothing ten seconds, a third of the walk's time.
+const DHT_PATIENCE: Duration = Duration::from_secs(4);
 
 /// Streams of one protocol on one connection, both directions together.
 const MAX_PROTOCOL_STREAMS: usize = 48;
@@ -44,7 +53,8 @@ pub(crate) struct Behaviour {
     ping: ping::Behaviour,
     pub(super) query: request_response::Behaviour<QueryCodec>,
     pub(super) blocks: request_response::Behaviour<BlocksCodec>,
-    pub(super) kad: Toggle<kad::Behaviour<Records>>,
+    pub(super) announce: Toggle<request_response::Behaviour<RecordsCodec>>,
+    pub(super) kad: Toggle<Dht>,
     mdns: Toggle<mdns::tokio::Behaviour>,
     upnp: Toggle<upnp::tokio::Behaviour>,
     autonat: Toggle<autonat::v2::client::Behaviour>,
@@ -60,6 +70,8 @@ impl Behaviour {
         max_peers: u32,
         relay_client: Option<relay::client::Behaviour>,
         agent: &str,
+        ping: Duration,
+        now: Instant,
     ) -> std::io::Result<Self> {
         let local = keypair.public().to_peer_id();
         let beyond_lan = !config.lan_only;
@@ -69,11 +81,13 @@ impl Behaviour {
             identify: identify::Behaviour::new(
                 identify::Config::new("/p2p-core/1".into(), keypair.public())
                     .with_agent_version(agent.into())
+                    // What peers say of themselves is dialled only after a look at it (`translate.rs`).
+                    .with_cache_size(0)
                     .with_push_listen_addr_updates(true),
             ),
             ping: ping::Behaviour::new(
                 ping::Config::new()
-                    .with_interval(PING_INTERVAL)
+                    .with_interval(ping)
                     .with_timeout(PING_TIMEOUT),
             ),
             query: request_response::Behaviour::with_codec(
@@ -96,7 +110,8 @@ impl Behaviour {
                     .with_request_timeout(BLOCKS_TIMEOUT)
                     .with_max_concurrent_streams(MAX_PROTOCOL_STREAMS),
             ),
-            kad: kademlia(local, config)?.into(),
+            announce: announce(config)?.into(),
+            kad: kademlia(local, config, now)?.map(Dht::new).into(),
             mdns: config
                 .mdns
                 .then(|| mdns::tokio::Behaviour::new(mdns_config(), local))
@@ -136,25 +151,45 @@ fn mdns_config() -> mdns::Config {
     }
 }
 
+fn dht_protocol(config: &NetworkConfig) -> std::io::Result<StreamProtocol> {
+    StreamProtocol::try_from_owned(format!("/{}/kad/1.0.0", config.network))
+        .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidInput, error))
+}
+
+/// Speaks the DHT's protocol beside kad, and only sends.
+fn announce(
+    config: &NetworkConfig,
+) -> std::io::Result<Option<request_response::Behaviour<RecordsCodec>>> {
+    if config.dht == DhtMode::Off {
+        return Ok(None);
+    }
+    let name = dht_protocol(config)?;
+    Ok(Some(request_response::Behaviour::with_codec(
+        RecordsCodec,
+        [(name, request_response::ProtocolSupport::Outbound)],
+        request_response::Config::default().with_request_timeout(ANNOUNCE_TIMEOUT),
+    )))
+}
+
 fn kademlia(
     local: PeerId,
     config: &NetworkConfig,
+    now: Instant,
 ) -> std::io::Result<Option<kad::Behaviour<Records>>> {
     if config.dht == DhtMode::Off {
         return Ok(None);
     }
-    let name = StreamProtocol::try_from_owned(format!("/{}/kad/1.0.0", config.network))
-        .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidInput, error))?;
-    let mut settings = kad::Config::new(name);
+    let mut settings = kad::Config::new(dht_protocol(config)?);
     settings
         .disjoint_query_paths(true)
         .set_query_timeout(Duration::from_secs(30))
+        .set_substreams_timeout(DHT_PATIENCE)
         // The announcer paces our own records; kad would send all of them in one burst.
         .set_provider_publication_interval(None)
         .set_provider_record_ttl(Some(PROVIDER_TTL))
         .set_record_filtering(kad::StoreInserts::Unfiltered)
         .set_periodic_bootstrap_interval(Some(Duration::from_secs(300)));
-    let records = Records::new(local, Bounds::default());
+    let records = Records::new(local, Bounds::default(), now);
     let mut behaviour = kad::Behaviour::with_config(local, records, settings);
     behaviour.set_mode(match config.dht {
         DhtMode::Server => Some(kad::Mode::Server),

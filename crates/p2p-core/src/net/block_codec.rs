@@ -6,12 +6,12 @@
 
 use std::{io, time::Duration};
 
-use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::{StreamProtocol, request_response};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    buffers::Buffers,
     codec::{invalid, read_message, within, write_message},
     wire::{
         self, BlocksRequest, EndStatus, FRAME_HEADER_LEN, Frame, FrameHeader,
@@ -158,8 +158,9 @@ async fn read_frames<T>(io: &mut T, frames: mpsc::Sender<Frame>) -> io::Result<B
 where
     T: AsyncRead + Unpin + Send,
 {
+    let buffers = Buffers::default();
     loop {
-        let frame = within(FRAME_TIMEOUT, read_frame(io)).await?;
+        let frame = within(FRAME_TIMEOUT, read_frame(io, &buffers)).await?;
         if let Frame::End { status, retry_ms } = frame {
             return Ok(BlocksAnswer::Ended { status, retry_ms });
         }
@@ -169,14 +170,14 @@ where
     }
 }
 
-async fn read_frame<T>(io: &mut T) -> io::Result<Frame>
+async fn read_frame<T>(io: &mut T, buffers: &Buffers) -> io::Result<Frame>
 where
     T: AsyncRead + Unpin + Send,
 {
     let mut raw = [0; FRAME_HEADER_LEN];
     io.read_exact(&mut raw).await?;
     let header = FrameHeader::parse(raw).map_err(invalid)?;
-    let mut payload = vec![0; header.payload_len()];
-    io.read_exact(&mut payload).await?;
-    header.into_frame(Bytes::from(payload)).map_err(invalid)
+    let mut payload = buffers.take(header.payload_len());
+    io.read_exact(payload.as_mut()).await?;
+    header.into_frame(payload.freeze()).map_err(invalid)
 }

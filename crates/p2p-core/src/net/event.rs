@@ -5,6 +5,7 @@ use std::time::Duration;
 use libp2p::{kad, request_response};
 
 use super::{
+    announcements::{GroupId, Server},
     block_codec::BlocksAnswer,
     wire::{BlocksRequest, EndStatus, Query, Reply},
 };
@@ -123,6 +124,13 @@ pub(crate) enum NetEvent {
     },
     /// A walk for providers has ended.
     LookupEnded { lookup: LookupId },
-    /// The DHT's servers hold, or do not hold, our record.
-    Announced { lookup: LookupId, stored: bool },
+    /// A walk for the servers closest to a content has ended.
+    ServersFound {
+        lookup: LookupId,
+        servers: Vec<Server>,
+        /// How many leading bits the farthest shares with the place of the content.
+        shared_bits: u32,
+    },
+    /// The DHT's servers hold, or do not hold, our records.
+    Announced { group: GroupId, stored: bool },
 }

@@ -1,10 +1,22 @@
 //! The only place that imports libp2p. [`Net`] is a swarm behind the node's own types: methods send, [`Net::next_event`]
 //! receives, and nothing in between waits.
 
+mod announcements;
 mod behaviour;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod block_codec;
+mod buffers;
 mod codec;
+#[cfg(any(test, feature = "bench"))]
+pub mod dht_simulation;
+#[cfg(test)]
+mod dht_tests;
 mod event;
+mod hearsay;
+#[cfg(any(test, feature = "bench"))]
+mod memory_simulation;
+mod mux;
 mod records;
 mod tls;
 mod translate;
@@ -12,21 +24,25 @@ mod transport;
 pub(crate) mod wire;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
 use futures::StreamExt;
 use libp2p::{
     Multiaddr, PeerId, Swarm,
+    core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
     identity::Keypair,
     kad::{self, RecordKey},
+    relay,
     swarm::dial_opts::{DialOpts, PeerCondition},
 };
 
 use self::{
-    behaviour::Behaviour,
+    announcements::Announcements,
+    behaviour::{Behaviour, PING_INTERVAL},
     block_codec::{BlocksAnswer, BlocksAsk},
+    hearsay::Reach,
     records::SWEEP_INTERVAL,
     transport::Guard,
     wire::{BlocksRequest, Frame, Query, Reply},
@@ -34,6 +50,7 @@ use self::{
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::{
+    announcements::{GroupId, Server},
     block_codec::{FRAME_QUEUE, Reception},
     event::{AnswerSlot, BlocksId, LookupId, NetEvent, NetFault, QueryId, ReplySlot, UploadId},
 };
@@ -84,8 +101,9 @@ pub(crate) struct Net {
     swept: Instant,
     /// Addresses to dial when the dial under way fails.
     second_choice: HashMap<PeerId, Vec<Multiaddr>>,
-    /// Connected peers whose connection stays within a private network.
-    near: HashSet<PeerId>,
+    /// From how far away each connected peer has reached us, or we it: the nearest of its connections.
+    reach: HashMap<PeerId, Reach>,
+    announcements: Announcements,
 }
 
 impl Net {
@@ -102,9 +120,37 @@ impl Net {
         };
         let with_relay = config.relay != crate::config::RelayMode::Off;
         let (transport, relay) = transport::build(&key.0, guard, with_relay)?;
-        let behaviour = Behaviour::new(&key.0, config, max_peers, relay, agent)?;
-        let settings =
-            libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
+        Self::over(
+            transport,
+            relay,
+            key,
+            config,
+            max_peers,
+            agent,
+            PING_INTERVAL,
+            now,
+        )
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn over(
+        transport: Boxed<(PeerId, StreamMuxerBox)>,
+        relay: Option<relay::client::Behaviour>,
+        key: &NodeKey,
+        config: &NetworkConfig,
+        max_peers: u32,
+        agent: &str,
+        ping: Duration,
+        now: Instant,
+    ) -> Result<Self, NetError> {
+        let guard = Guard {
+            lan_only: config.lan_only,
+        };
+        let behaviour = Behaviour::new(&key.0, config, max_peers, relay, agent, ping, now)?;
+        let settings = libp2p::swarm::Config::with_tokio_executor()
+            .with_idle_connection_timeout(IDLE_TIMEOUT)
+            // A stream with one protocol sends its question along with the name: a round trip less for each.
+            .with_substream_upgrade_protocol_override(Version::V1Lazy);
         let mut swarm = Swarm::new(transport, behaviour, key.0.public().to_peer_id(), settings);
         for address in &config.listen {
             swarm
@@ -121,7 +167,8 @@ impl Net {
             queue: VecDeque::new(),
             swept: now,
             second_choice: HashMap::new(),
-            near: HashSet::new(),
+            reach: HashMap::new(),
+            announcements: Announcements::default(),
         })
     }
 
@@ -270,10 +317,17 @@ impl Net {
         Some(LookupId(kad.get_providers(provider_key(id))))
     }
 
-    /// Tells the DHT that we hold a content.
-    pub(crate) fn announce(&mut self, id: ContentId) -> Option<LookupId> {
+    /// From now on names us to those who ask us who has a content.
+    pub(crate) fn provide(&mut self, id: ContentId) {
+        if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
+            kad.store_mut().provide(id);
+        }
+    }
+
+    /// Looks for the servers of the DHT closest to a content, to announce it to them.
+    pub(crate) fn find_servers(&mut self, id: ContentId) -> Option<LookupId> {
         let kad = self.swarm.behaviour_mut().kad.as_mut()?;
-        kad.start_providing(provider_key(id)).ok().map(LookupId)
+        Some(LookupId(kad.get_closest_peers(id.multihash().to_vec())))
     }
 
     /// No longer names us to those who ask us; the records kept by others expire.
@@ -293,17 +347,26 @@ impl Net {
 
     /// `server`, `client` or `off`.
     pub(crate) fn dht_mode(&self) -> &'static str {
-        match self
-            .swarm
-            .behaviour()
-            .kad
-            .as_ref()
-            .map(kad::Behaviour::mode)
-        {
+        match self.swarm.behaviour().kad.as_ref().map(|kad| kad.mode()) {
             Some(kad::Mode::Server) => "server",
             Some(kad::Mode::Client) => "client",
             None => "off",
         }
+    }
+
+    /// Records of others that this node holds.
+    #[cfg(any(test, feature = "bench"))]
+    fn foreign_records(&mut self) -> usize {
+        let kad = self.swarm.behaviour_mut().kad.as_mut();
+        kad.map_or(0, |kad| kad.store_mut().foreign_len())
+    }
+
+    /// Requests that a walk has sent so far; 0 if it is over.
+    #[cfg(any(test, feature = "bench"))]
+    fn lookup_requests(&self, lookup: LookupId) -> u32 {
+        let kad = self.swarm.behaviour().kad.as_ref();
+        let query = kad.and_then(|kad| kad.query(&lookup.0));
+        query.map_or(0, |query| query.stats().num_requests())
     }
 
     /// Forgets records of others that have expired; call it now and then.

@@ -15,9 +15,11 @@ use libp2p::{
 
 use super::{
     Net,
+    announcements::{Server, shared_bits},
     behaviour::{Behaviour, BehaviourEvent},
     block_codec::{BlocksAnswer, BlocksAsk},
     event::{AnswerSlot, BlocksId, LookupId, NetEvent, NetFault, QueryId, ReplySlot, UploadId},
+    hearsay::Reach,
     wire::{BLOCKS_PROTOCOL, QUERY_PROTOCOL, Query, Reply},
 };
 use crate::{
@@ -62,9 +64,9 @@ impl Net {
                 if inbound && !endpoint.is_relayed() {
                     self.become_server();
                 }
-                if address(endpoint.get_remote_address().clone()).is_some_and(|a| a.is_private()) {
-                    self.near.insert(peer_id);
-                }
+                let reach = Reach::of_remote(endpoint.get_remote_address());
+                let nearest = self.reach.entry(peer_id).or_insert(reach);
+                *nearest = reach.min(*nearest);
                 connected(peer_id, &endpoint)
             }
             SwarmEvent::ConnectionClosed {
@@ -72,7 +74,7 @@ impl Net {
                 num_established: 0,
                 ..
             } => {
-                self.near.remove(&peer_id);
+                self.reach.remove(&peer_id);
                 if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
                     kad.store_mut().on_disconnected(&peer_id);
                 }
@@ -114,13 +116,22 @@ impl Net {
             SwarmEvent::NewExternalAddrOfPeer {
                 peer_id,
                 address: known,
-            } => Some(NetEvent::AddressOfPeer {
-                peer: node_id(peer_id)?,
-                address: address(known)?,
-            }),
+            } => self
+                .may_have(&peer_id, &known)
+                .then_some(NetEvent::AddressOfPeer {
+                    peer: node_id(peer_id)?,
+                    address: address(known)?,
+                }),
             // The rest is told again by the events above, or concerns connections that never came to be.
             _ => None,
         }
+    }
+
+    /// Whether a connected peer can have this address: one from afar has none that only neighbours reach. It would have us
+    /// dial into our own network.
+    fn may_have(&self, peer: &PeerId, address: &Multiaddr) -> bool {
+        let reach = self.reach.get(peer);
+        self.guard.allows(address) && reach.is_none_or(|reach| reach.knows(address))
     }
 
     /// Others have reached us, so we can keep records for them.
@@ -148,6 +159,13 @@ impl Net {
             }
             BehaviourEvent::Query(event) => on_query(event),
             BehaviourEvent::Blocks(event) => on_blocks(event),
+            BehaviourEvent::Announce(event) => self.announcements.on_event(event),
+            BehaviourEvent::Kad(kad::Event::RoutingUpdated {
+                peer, addresses, ..
+            }) => {
+                self.trim_routes(peer, addresses);
+                None
+            }
             BehaviourEvent::Kad(event) => on_kad(event),
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_mdns(found),
             // Expiry says that a packet was lost as often as that a peer left; the ping decides.
@@ -196,17 +214,11 @@ impl Net {
         let listen: Vec<Multiaddr> = info
             .listen_addrs
             .into_iter()
-            .filter(|a| self.guard.allows(a))
+            .filter(|listed| self.may_have(&peer_id, listed))
             .take(MAX_ADDRESSES)
             .collect();
-        let near = self.near.contains(&peer_id);
         if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
-            let reachable = listen.iter().filter(|listed| {
-                address((*listed).clone())
-                    .is_some_and(|a| a.is_global() || (near && a.is_private()))
-            });
-            let reachable = reachable.cloned().collect();
-            kad.store_mut().on_reachable(peer_id, reachable);
+            kad.store_mut().on_reachable(peer_id, listen.clone());
             let name = kad.protocol_names().first().map(ToString::to_string);
             if name.is_some_and(|name| info.protocols.iter().any(|p| p.as_ref() == name)) {
                 for address in &listen {
@@ -220,6 +232,16 @@ impl Net {
             addresses: listen.into_iter().filter_map(address).collect(),
             speaks_ours,
         })
+    }
+
+    /// kad keeps every address that a peer ever had; of those above the limit, the oldest go.
+    fn trim_routes(&mut self, peer: PeerId, addresses: kad::Addresses) {
+        let surplus = addresses.len().saturating_sub(MAX_ADDRESSES);
+        if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
+            for address in addresses.into_vec().iter().take(surplus) {
+                kad.remove_address(&peer, address);
+            }
+        }
     }
 
     /// Neighbours are dialled at once, each at all the addresses of this packet.
@@ -400,10 +422,18 @@ fn on_kad(event: kad::Event) -> Option<NetEvent> {
             peers: providers.into_iter().filter_map(node_id).collect(),
         }),
         kad::QueryResult::GetProviders(_) => step.last.then_some(NetEvent::LookupEnded { lookup }),
-        kad::QueryResult::StartProviding(result) => Some(NetEvent::Announced {
-            lookup,
-            stored: result.is_ok(),
-        }),
+        kad::QueryResult::GetClosestPeers(result) => {
+            let (key, peers) = match result {
+                Ok(kad::GetClosestPeersOk { key, peers })
+                // Those that were found in time.
+                | Err(kad::GetClosestPeersError::Timeout { key, peers }) => (key, peers),
+            };
+            Some(NetEvent::ServersFound {
+                lookup,
+                shared_bits: shared_bits(&key, &peers),
+                servers: peers.into_iter().map(Server).collect(),
+            })
+        }
         _ => None,
     }
 }

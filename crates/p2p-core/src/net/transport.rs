@@ -5,28 +5,33 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use futures::{AsyncRead, AsyncWrite, FutureExt, TryFutureExt, future::BoxFuture};
+use futures::{
+    AsyncRead, AsyncWrite, FutureExt, TryFutureExt,
+    future::{BoxFuture, Either},
+    io::BufReader,
+};
 use libp2p::{
     Multiaddr, PeerId, Transport, TransportError,
     core::{
         UpgradeInfo,
         muxing::StreamMuxerBox,
-        transport::{Boxed, DialOpts, ListenerId, TransportEvent},
+        transport::{Boxed, DialOpts, ListenerId, TransportEvent, timeout::TransportTimeout},
         upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, Version},
     },
     dns,
     identity::Keypair,
-    noise, quic, relay, tcp, yamux,
+    noise, quic, relay, tcp,
 };
 
-use super::tls;
+use super::{mux, tls};
 use crate::content::Address;
 
-/// Concurrent streams of one connection. Windows are per stream (256 KiB at least), so this also bounds what a peer that
-/// fills every window and never reads can pin: 16 MiB.
-const MAX_STREAMS: usize = 64;
+/// A connection is there after this, with its handshakes, or it is given up. A packet that is lost twice is sent a third time
+/// within it; whoever is silent longer holds up a walk through the DHT, and one of the few dials that may be under way.
+pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What may be dialled.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +59,7 @@ pub(crate) fn build(keypair: &Keypair, guard: Guard, with_relay: bool) -> io::Re
     let tcp = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
         .upgrade(Version::V1Lazy)
         .authenticate(security.clone())
-        .multiplex(muxer())
+        .multiplex(mux::Config)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let quic = quic::tokio::Transport::new(quic::Config::new(keypair))
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
@@ -67,28 +72,34 @@ pub(crate) fn build(keypair: &Keypair, guard: Guard, with_relay: bool) -> io::Re
     };
     if guard.lan_only {
         // Resolving a name would itself send a packet beyond the LAN.
-        return Ok((direct.boxed(), None));
+        return Ok((within_time(direct), None));
     }
     let resolving = dns::tokio::Transport::system(direct)?;
     if !with_relay {
-        return Ok((resolving.boxed(), None));
+        return Ok((within_time(resolving), None));
     }
     let (circuit, behaviour) = relay::client::new(keypair.public().to_peer_id());
     let circuit = circuit
         .upgrade(Version::V1Lazy)
         .authenticate(security)
-        .multiplex(muxer())
+        .multiplex(mux::Config)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let all = circuit
         .or_transport(resolving)
         .map(|either, _| either.into_inner());
-    Ok((all.boxed(), Some(behaviour)))
+    Ok((within_time(all), Some(behaviour)))
 }
 
-fn muxer() -> yamux::Config {
-    let mut config = yamux::Config::default();
-    config.set_max_num_streams(MAX_STREAMS);
-    config
+/// Neither end of a connection waits longer than [`DIAL_TIMEOUT`] for it to come about.
+fn within_time<T>(transport: T) -> Boxed<(PeerId, StreamMuxerBox)>
+where
+    T: Transport<Output = (PeerId, StreamMuxerBox), Error: Send + Sync, Dial: Send>
+        + Send
+        + Unpin
+        + 'static,
+    T::ListenerUpgrade: Send,
+{
+    TransportTimeout::new(transport, DIAL_TIMEOUT).boxed()
 }
 
 /// `/tls/1.0.0` or, for peers without it, `/noise`.
@@ -110,8 +121,11 @@ impl Security {
 const TLS: &str = "/tls/1.0.0";
 const NOISE: &str = "/noise";
 
-/// A connection after its security handshake.
-type Secured<C> = futures::future::Either<tls::TlsStream<C>, noise::Output<C>>;
+/// A connection after its security handshake. Reads of the socket are gathered before decryption.
+type Secured<C> = Either<tls::TlsStream<BufReader<C>>, noise::Output<BufReader<C>>>;
+
+/// Bytes read from a socket at once. The TLS stack alone would read a record, 16 KiB, at a time.
+const READ_BUFFER: usize = 64 * 1024;
 
 impl UpgradeInfo for Security {
     type Info = &'static str;
@@ -131,16 +145,17 @@ where
     type Future = BoxFuture<'static, io::Result<Self::Output>>;
 
     fn upgrade_inbound(self, socket: C, info: Self::Info) -> Self::Future {
+        let socket = BufReader::with_capacity(READ_BUFFER, socket);
         if info == TLS {
             self.tls
                 .upgrade_inbound(socket, info)
-                .map_ok(|(peer, stream)| (peer, futures::future::Either::Left(stream)))
+                .map_ok(|(peer, stream)| (peer, Either::Left(stream)))
                 .map_err(io::Error::other)
                 .boxed()
         } else {
             self.noise
                 .upgrade_inbound(socket, info)
-                .map_ok(|(peer, stream)| (peer, futures::future::Either::Right(stream)))
+                .map_ok(|(peer, stream)| (peer, Either::Right(stream)))
                 .map_err(io::Error::other)
                 .boxed()
         }
@@ -156,16 +171,17 @@ where
     type Future = BoxFuture<'static, io::Result<Self::Output>>;
 
     fn upgrade_outbound(self, socket: C, info: Self::Info) -> Self::Future {
+        let socket = BufReader::with_capacity(READ_BUFFER, socket);
         if info == TLS {
             self.tls
                 .upgrade_outbound(socket, info)
-                .map_ok(|(peer, stream)| (peer, futures::future::Either::Left(stream)))
+                .map_ok(|(peer, stream)| (peer, Either::Left(stream)))
                 .map_err(io::Error::other)
                 .boxed()
         } else {
             self.noise
                 .upgrade_outbound(socket, info)
-                .map_ok(|(peer, stream)| (peer, futures::future::Either::Right(stream)))
+                .map_ok(|(peer, stream)| (peer, Either::Right(stream)))
                 .map_err(io::Error::other)
                 .boxed()
         }

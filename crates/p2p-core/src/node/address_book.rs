@@ -59,11 +59,11 @@ pub(crate) fn of(peers: &[PeerInfo]) -> Book {
     }
 }
 
-/// Writes the book, if there is anything in it. Losing it costs a search, so a failure is only told.
-pub(crate) fn write(data_dir: &Path, book: &Book) {
-    if book.peer.is_empty() {
+/// Writes the book, if there is anything in it and a place for it. Losing it costs a search, so a failure is only told.
+pub(crate) fn write(data_dir: Option<&Path>, book: &Book) {
+    let Some(data_dir) = data_dir.filter(|_| !book.peer.is_empty()) else {
         return;
-    }
+    };
     if let Err(error) = try_write(data_dir, book) {
         tracing::warn!(%error, "cannot remember peers");
     }
@@ -135,7 +135,7 @@ mod tests {
             "it has not said what it speaks"
         );
         peers.on_identified(peer, "p2p-core".into(), vec![], true, now);
-        write(dir.path(), &of(&peers.list()));
+        write(Some(dir.path()), &of(&peers.list()));
         let mut again = Peers::default();
         read(dir.path(), &mut again, now);
         assert_eq!(again.addresses(peer), [address]);

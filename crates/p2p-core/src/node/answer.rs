@@ -1,18 +1,19 @@
 //! Answers to the queries of peers. They read the index, so they run on threads; `Have` may wait for news.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use super::{catalog::Catalog, fetch::prepare::read_all};
 use crate::{
-    content::{BLOCK_LEN, BlockSet, Collection, ContentId, Provider, TrustPolicy},
+    content::{BLOCK_LEN, BlockSet, Collection, ContentId, Entry, Provider, TrustPolicy},
     net::wire::{MAX_MANIFESTS, MAX_REPLY_LEN, Query, Reply},
-    store::{Content, State, Store, StoreError},
+    store::{State, Store, StoreError},
 };
 
 /// How long `Have` waits for the number of blocks to differ from what the asker knows. Below the query's time limit.
 const HAVE_PATIENCE: Duration = Duration::from_secs(10);
-/// News is gathered for this long, so that a fast download does not answer once per block.
-const HAVE_GATHER: Duration = Duration::from_millis(100);
+/// News is gathered for this long, so that a fast download does not answer once per block. Who waits for it asks again at
+/// once, so this is also how old news gets.
+const HAVE_GATHER: Duration = Duration::from_millis(150);
 /// Runs of blocks in one answer: with five bytes at most for each number they fit the longest reply.
 const MAX_RUNS: usize = MAX_REPLY_LEN / 11;
 
@@ -149,15 +150,24 @@ fn have_entries(store: &Store, id: ContentId) -> Result<Reply, StoreError> {
     let Ok(collection) = Collection::decode(&read_all(&content)?) else {
         return Ok(Reply::NotFound);
     };
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = HashSet::new();
+    let entries: Vec<&Entry> = collection
+        .entries()
+        .iter()
+        .filter(|entry| seen.insert((entry.content, entry.size)))
+        .collect();
+    let ids: Vec<ContentId> = entries.iter().map(|entry| entry.content).collect();
+    let states = store.states(&ids)?;
     let mut runs = Vec::new();
     let mut first = 0_u32;
-    for entry in collection.entries() {
-        if !seen.insert((entry.content, entry.size)) {
-            continue;
-        }
+    for (entry, state) in entries.into_iter().zip(states) {
         let blocks = u32::try_from(entry.size.div_ceil(BLOCK_LEN as u64)).unwrap_or(u32::MAX);
-        for run in held_of(store, entry.content, blocks)? {
+        let held = match state {
+            Some((State::Complete, size)) if size == entry.size => BlockSet::full(blocks),
+            Some((State::Partial, _)) => held_partly(store, entry.content)?,
+            _ => BlockSet::new(0),
+        };
+        for run in held.runs() {
             runs.push(first.saturating_add(run.start)..first.saturating_add(run.end));
         }
         first = first.saturating_add(blocks);
@@ -169,20 +179,8 @@ fn have_entries(store: &Store, id: ContentId) -> Result<Reply, StoreError> {
     Ok(held(collection.total_size(), blocks))
 }
 
-fn held_of(
-    store: &Store,
-    id: ContentId,
-    blocks: u32,
-) -> Result<Vec<std::ops::Range<u32>>, StoreError> {
-    let Some(info) = store.info(id)? else {
-        return Ok(Vec::new());
-    };
-    Ok(match info.state {
-        State::Complete if info.blocks == blocks => std::iter::once(0..blocks).collect(),
-        State::Partial if info.held > 0 => store
-            .content(id)?
-            .map(|content: Arc<Content>| content.held().runs().collect())
-            .unwrap_or_default(),
-        _ => Vec::new(),
-    })
+fn held_partly(store: &Store, id: ContentId) -> Result<BlockSet, StoreError> {
+    let held = store.info(id)?.is_some_and(|info| info.held > 0);
+    let content = if held { store.content(id)? } else { None };
+    Ok(content.map_or_else(|| BlockSet::new(0), |content| content.held()))
 }

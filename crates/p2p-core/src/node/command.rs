@@ -1,13 +1,10 @@
 //! What a [`Node`](super::Node) handle tells its driver, each with where the answer goes.
 
-use std::ops::Range;
-
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    driver::SessionId,
     error::{ConnectError, FetchError},
-    fetch::{Order, Outcome, Progress},
+    fetch::{Order, Outcome, Progress, Seat},
 };
 use crate::{
     announce::Announced,
@@ -32,20 +29,41 @@ pub(super) enum Command {
         /// Files of the folder, announced after it.
         entries: Vec<ContentId>,
     },
+    /// What is shared at a watched path is something else now.
+    Renewed {
+        /// What it was.
+        before: Option<ContentId>,
+        /// What it is.
+        manifest: Box<SignedManifest>,
+        /// Not shown in the catalog, nor found by name.
+        unlisted: bool,
+        /// Files of the folder that were not in it before.
+        added: Vec<ContentId>,
+        /// Those that are not here any more.
+        removed: Vec<ContentId>,
+    },
+    /// Shared content is gone: it is announced and shown no longer, until it is shared again.
+    Withdrawn { ids: Vec<ContentId> },
     /// Content is no longer shared.
     Unshared { id: ContentId },
+    /// Content is no longer here, or damaged: it is announced no more.
+    Lost { ids: Vec<ContentId>, changed: bool },
+    /// Bytes a second from now on.
+    Rates {
+        upload: Option<u64>,
+        download: Option<u64>,
+        lan_exempt: bool,
+    },
     /// Fetch.
     Fetch {
         order: Box<Order>,
         progress: watch::Sender<Progress>,
         reply: oneshot::Sender<Result<Outcome, FetchError>>,
-        started: oneshot::Sender<SessionId>,
     },
-    /// A reader of a fetch waits for these blocks.
-    Prioritise {
-        session: SessionId,
-        blocks: Option<Range<u32>>,
-    },
+    /// Fetch for a reader, what it waits for.
+    Read { order: Box<Order>, seat: Seat },
+    /// Readers of this content have moved, or one is gone.
+    ReadersMoved { id: ContentId },
     /// Connect to a peer.
     Connect {
         peer: NodeId,

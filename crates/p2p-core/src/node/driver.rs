@@ -2,7 +2,7 @@
 //! announcer, the admission and the table of peers, and done through [`Hands`]. No handler waits for anything.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -16,22 +16,23 @@ use tokio::{
 pub(crate) use super::hands::{Asked, Hands, Job, LookupFor};
 use super::{
     address_book,
+    announcing::Pace,
     catalog::Catalog,
     command::Command,
-    error::{ConnectError, FetchError},
+    error::ConnectError,
     event::Event,
     fetch::{
-        Order, Outcome, Progress,
         receive::Report,
         session::{Session, Summary},
     },
+    fetching::QueuedFetch,
     serving::{ASKER_TTL, Upload},
     status::{Published, Status},
 };
 use crate::{
     announce::Announcer,
-    content::{Address, ContentId, NodeId},
-    net::{NetEvent, UploadId},
+    content::{Address, ContentId, NodeId, SignedManifest},
+    net::{GroupId, NetEvent, UploadId},
     peers::{FoundBy, PeerChange},
     serve::Admission,
 };
@@ -46,8 +47,6 @@ const BUDGET: usize = 64;
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// Listings and numbers are published at most this often.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
-/// The announcement of a folder's files is spread out: one in this time.
-const ENTRY_PAUSE: Duration = Duration::from_millis(50);
 /// Peers asked to be reached again after they were lost.
 const MAX_REDIALS: usize = 16;
 
@@ -61,6 +60,10 @@ pub(super) struct Driver {
     pub(super) queued: Vec<QueuedFetch>,
     pub(super) next_session: u64,
     pub(super) announcer: Announcer,
+    /// What was withdrawn while that of earlier runs is still read from the index: pages that were read before have it.
+    pub(super) gone_at_start: Option<HashSet<ContentId>>,
+    /// Groups of ids on their way to their servers, and who of each looked for these.
+    pub(super) groups: HashMap<GroupId, ContentId>,
     pub(super) admission: Admission<UploadId>,
     pub(super) uploads: HashMap<UploadId, Upload>,
     /// Queries of each peer being answered.
@@ -72,24 +75,17 @@ pub(super) struct Driver {
     pub(super) catalog: Arc<Catalog>,
     pub(super) bootstrap: Vec<Address>,
     pub(super) max_peers: usize,
-    pub(super) data_dir: PathBuf,
+    /// Where peers are remembered; `None` for a node that writes nothing.
+    pub(super) data_dir: Option<PathBuf>,
     pub(super) listening: Vec<Address>,
     pub(super) external: Vec<Address>,
     pub(super) published: watch::Sender<Published>,
     published_at: Instant,
     pub(super) dirty: bool,
     kept_at: Instant,
-    has_dht: bool,
+    pub(super) has_dht: bool,
     pub(super) had_servers: bool,
     pub(super) status: Status,
-}
-
-/// A fetch that waits for another of the same content.
-pub(super) struct QueuedFetch {
-    number: SessionId,
-    order: Box<Order>,
-    progress: watch::Sender<Progress>,
-    reply: oneshot::Sender<Result<Outcome, FetchError>>,
 }
 
 /// The only line that reads the clock.
@@ -117,7 +113,7 @@ impl Driver {
         status: Status,
         published: watch::Sender<Published>,
     ) -> Self {
-        let now = hands.now;
+        let (now, wall, local) = (hands.now, hands.wall, hands.local);
         Self {
             hands,
             commands,
@@ -125,7 +121,9 @@ impl Driver {
             sessions: BTreeMap::new(),
             queued: Vec::new(),
             next_session: 0,
-            announcer: Announcer::default(),
+            announcer: Announcer::new(phase(local), now, wall),
+            gone_at_start: None,
+            groups: HashMap::new(),
             admission: Admission::new(config.limits.upload_slots as usize),
             uploads: HashMap::new(),
             answers: BTreeMap::new(),
@@ -134,7 +132,7 @@ impl Driver {
             catalog: Arc::new(catalog),
             bootstrap: config.network.bootstrap.clone(),
             max_peers: config.limits.max_peers as usize,
-            data_dir: config.data_dir.clone(),
+            data_dir: (!config.storage.in_memory).then(|| config.data_dir.clone()),
             listening: Vec::new(),
             external: Vec::new(),
             published,
@@ -147,18 +145,14 @@ impl Driver {
         }
     }
 
-    /// Announces what is known from earlier runs, spread out.
-    pub(super) fn announce_later(&mut self, ids: Vec<ContentId>) {
-        let mut due = self.hands.now;
-        for id in ids {
-            self.announce(id, due);
-            due += ENTRY_PAUSE;
-        }
-    }
-
-    fn announce(&mut self, id: ContentId, due: Instant) {
-        if self.has_dht {
-            self.announcer.add(id, due);
+    /// What made room for others is announced no longer.
+    fn note_evicted(&mut self) {
+        for evicted in self.hands.store.take_evicted() {
+            self.withdraw(&[evicted.id]);
+            self.hands.tell(Event::Evicted {
+                id: evicted.id,
+                bytes: evicted.bytes,
+            });
         }
     }
 
@@ -199,13 +193,17 @@ impl Driver {
             unsaved.extend(session.conclude().unsaved);
         }
         let store = self.hands.store.clone();
+        let announced = self.announcer.unsaved(self.hands.now, true);
         let book = address_book::of(&self.hands.peers.list());
         let data_dir = self.data_dir.clone();
         let saved = tokio::task::spawn_blocking(move || {
             if let Err(error) = store.checkpoint(&unsaved) {
                 tracing::warn!(%error, "what has arrived could not be saved");
             }
-            address_book::write(&data_dir, &book);
+            if let Err(error) = store.save_announced(&announced) {
+                tracing::warn!(%error, "what was announced could not be written down");
+            }
+            address_book::write(data_dir.as_deref(), &book);
         });
         if saved.await.is_err() {
             tracing::error!("the saving thread failed");
@@ -218,18 +216,12 @@ impl Driver {
     }
 
     fn pump(&mut self) {
-        while let Some(id) = self.announcer.next(self.hands.now) {
-            match self.hands.net.announce(id) {
-                Some(lookup) => {
-                    self.hands.lookups.insert(lookup, LookupFor::Announce(id));
-                }
-                None => self.announcer.on_result(id, false, self.hands.now),
-            }
-        }
+        self.announce_due();
         while let Some(upload) = self.admission.next() {
             self.serve(upload);
         }
         self.conclude_sessions();
+        self.note_evicted();
         self.tell_left();
         self.publish();
     }
@@ -253,6 +245,7 @@ impl Driver {
 
     fn on_deadline(&mut self) {
         let now = self.hands.now;
+        self.forget_dropped_orders();
         for session in self.sessions.values_mut() {
             if session.next_deadline(now) <= now {
                 session.on_tick(&mut self.hands);
@@ -267,14 +260,9 @@ impl Driver {
     fn keep_house(&mut self) {
         self.hands.net.sweep(self.hands.now);
         self.dirty = true;
-        let spare = self.max_peers.saturating_sub(self.max_peers / 8);
-        let connected = self.hands.peers.connected();
-        if connected > spare {
-            for peer in self.hands.peers.idle().into_iter().take(connected - spare) {
-                self.hands.net.disconnect(peer);
-            }
-        }
+        self.close_surplus();
         self.dial_lost();
+        self.save_announced();
         let now = self.hands.now;
         self.askers.retain(|_, askers| {
             askers.retain(|_, seen| now.saturating_duration_since(*seen) < ASKER_TTL);
@@ -283,9 +271,22 @@ impl Driver {
         let book = address_book::of(&self.hands.peers.list());
         let data_dir = self.data_dir.clone();
         self.hands.jobs.spawn_blocking(move || {
-            address_book::write(&data_dir, &book);
+            address_book::write(data_dir.as_deref(), &book);
             Job::PeersWritten
         });
+    }
+
+    /// Keeps room for connections to come. A walk through the DHT makes dozens of them within a second or two, and when the
+    /// limit is reached, it can ask nobody any more.
+    pub(super) fn close_surplus(&mut self) {
+        let spare = self.max_peers.saturating_sub(self.max_peers / 8);
+        let surplus = self.hands.peers.connected().saturating_sub(spare);
+        if surplus == 0 {
+            return;
+        }
+        for peer in self.hands.peers.idle().into_iter().take(surplus) {
+            self.hands.net.disconnect(peer);
+        }
     }
 
     /// Bootstrap peers and neighbours that are not connected are tried again.
@@ -348,7 +349,15 @@ impl Driver {
             Job::Saved { session, result } => {
                 self.with_session(session, |s, _| s.on_checkpoint(result));
             }
-            Job::Replied { peer, slot, reply } => {
+            Job::Replied {
+                peer,
+                slot,
+                reply,
+                wanted,
+            } => {
+                if let Some(content) = wanted {
+                    self.note_asker(peer, content);
+                }
                 if let Some(count) = self.answers.get_mut(&peer) {
                     *count = count.saturating_sub(1);
                 }
@@ -356,7 +365,8 @@ impl Driver {
                 self.hands.net.reply(slot, reply);
             }
             Job::Uploaded { upload, served } => self.on_uploaded(upload, served),
-            Job::Received | Job::PeersWritten => {}
+            Job::Known(known) => self.on_known(known),
+            Job::Received | Job::PeersWritten | Job::AnnouncedWritten => {}
         }
     }
 
@@ -389,50 +399,52 @@ impl Driver {
                 manifest,
                 unlisted,
                 entries,
+            } => self.shared(*manifest, unlisted, entries),
+            Command::Renewed {
+                before,
+                manifest,
+                unlisted,
+                added,
+                removed,
             } => {
-                let claims = manifest.claims();
-                let (id, name, size) = (claims.content, claims.name.clone(), claims.size);
-                self.announce(id, self.hands.now);
-                let mut due = self.hands.now;
-                for entry in entries {
-                    due += ENTRY_PAUSE;
-                    self.announce(entry, due);
+                let id = manifest.claims().content;
+                self.withdraw(&removed);
+                self.shared(*manifest, unlisted, added);
+                if let Some(before) = before.filter(|before| *before != id) {
+                    self.withdraw(&[before]);
+                    self.hands.tell(Event::Unshared { id: before });
                 }
-                let catalog = Arc::make_mut(&mut self.catalog);
-                if unlisted {
-                    catalog.remove(id);
-                } else {
-                    catalog.insert(*manifest);
-                }
-                self.dirty = true;
-                self.hands.tell(Event::Shared { id, name, size });
             }
+            Command::Withdrawn { ids } => self.withdraw(&ids),
             Command::Unshared { id } => {
-                Arc::make_mut(&mut self.catalog).remove(id);
-                self.announcer.remove(id);
-                self.hands.net.withdraw(id);
-                self.dirty = true;
+                self.withdraw(&[id]);
                 self.hands.tell(Event::Unshared { id });
             }
+            Command::Lost { ids, changed } => {
+                self.withdraw(&ids);
+                for id in ids.into_iter().filter(|_| changed) {
+                    self.hands.tell(Event::ContentChanged { id });
+                }
+            }
+            Command::Rates {
+                upload,
+                download,
+                lan_exempt,
+            } => self.hands.set_rates(upload, download, lan_exempt),
             Command::Fetch {
                 order,
                 progress,
                 reply,
-                started,
-            } => {
-                let number = SessionId(self.next_session);
-                self.next_session += 1;
-                // The handle was dropped if this fails; the session will notice.
-                let _ = started.send(number);
-                self.fetch(QueuedFetch {
-                    number,
-                    order,
-                    progress,
-                    reply,
-                });
-            }
-            Command::Prioritise { session, blocks } => {
-                self.with_session(session, |s, hands| s.set_priority(blocks, hands));
+            } => self.fetch(QueuedFetch {
+                order,
+                progress,
+                reply,
+            }),
+            Command::Read { order, seat } => self.read(*order, seat),
+            Command::ReadersMoved { id } => {
+                for session in self.sessions.values_mut().filter(|s| s.id == id) {
+                    session.seat_readers(&mut self.hands);
+                }
             }
             Command::Connect {
                 peer,
@@ -447,11 +459,39 @@ impl Driver {
                 self.hands.lookup(id, LookupFor::Embedder(found));
             }
             Command::Announced { ids, reply } => {
-                let states = ids.iter().map(|id| self.announcer.state(*id)).collect();
+                let now = self.hands.now;
+                let states = ids.iter().map(|id| self.announcer.state(*id, now));
+                let states = states.collect();
                 let _ = reply.send(states);
             }
             Command::Shutdown { .. } => {}
         }
+    }
+
+    fn shared(&mut self, manifest: SignedManifest, unlisted: bool, entries: Vec<ContentId>) {
+        let claims = manifest.claims();
+        let (id, name, size) = (claims.content, claims.name.clone(), claims.size);
+        self.announce(id, Pace::Now);
+        for entry in entries {
+            self.announce(entry, Pace::Spread);
+        }
+        let catalog = Arc::make_mut(&mut self.catalog);
+        if unlisted {
+            catalog.remove(id);
+        } else {
+            catalog.insert(manifest);
+        }
+        self.dirty = true;
+        self.hands.tell(Event::Shared { id, name, size });
+    }
+
+    /// Shows and announces these contents no longer.
+    fn withdraw(&mut self, ids: &[ContentId]) {
+        for id in ids {
+            Arc::make_mut(&mut self.catalog).remove(*id);
+            self.announce_no_more(*id);
+        }
+        self.dirty = true;
     }
 
     fn connect(
@@ -474,19 +514,6 @@ impl Driver {
         self.hands.connecting.entry(peer).or_default().push(reply);
     }
 
-    fn fetch(&mut self, fetch: QueuedFetch) {
-        let number = fetch.number;
-        if self.sessions.values().any(|s| s.id == fetch.order.id) {
-            return self.queued.push(fetch);
-        }
-        self.hands.tell(Event::FetchStarted { id: fetch.order.id });
-        let now = self.hands.now;
-        let mut session = Session::new(number, *fetch.order, fetch.progress, fetch.reply, now);
-        session.start(&mut self.hands);
-        self.sessions.insert(number, session);
-        self.dirty = true;
-    }
-
     fn conclude_sessions(&mut self) {
         while let Some(number) = self
             .sessions
@@ -503,7 +530,7 @@ impl Driver {
             let id = concluded.id;
             match concluded.summary {
                 Summary::Fetched(fetched) => {
-                    self.announce(id, self.hands.now);
+                    self.announce(id, Pace::Now);
                     self.hands.tell(Event::FetchCompleted {
                         id,
                         path: fetched.path,
@@ -534,21 +561,22 @@ impl Driver {
         let now = self.hands.now;
         let waited = now.saturating_duration_since(self.published_at) >= PUBLISH_EVERY;
         let dirty = self.dirty || self.hands.peers_dirty;
-        if !(self.hands.peers_moved || dirty && waited) {
+        if !(self.hands.moved || dirty && waited) {
             return;
         }
-        (self.dirty, self.hands.peers_dirty, self.hands.peers_moved) = (false, false, false);
+        (self.dirty, self.hands.peers_dirty, self.hands.moved) = (false, false, false);
         self.published_at = now;
         let peers = self.hands.peers.list();
         let connected = self.hands.peers.connected();
-        let (announced, due, failed) = self.announcer.counts();
+        let counts = self.announcer.counts(now);
         let listen = self.addresses();
         let status = &mut self.status;
         status.peers_connected = connected as u64;
         status.peers_known = peers.len().saturating_sub(connected) as u64;
-        status.announced = announced;
-        status.announce_due = due;
-        status.announce_failed = failed;
+        status.announced = counts.announced;
+        status.announce_due = counts.due;
+        status.announce_failed = counts.failed;
+        status.announce_lag = counts.lag;
         status.fetches = self.sessions.len() as u64;
         status.uploads = self.admission.serving() as u64;
         status.up_bytes = self.hands.up_bytes;
@@ -574,4 +602,10 @@ impl Driver {
         }
         addresses
     }
+}
+
+/// Where the hand of the announcer is at a given time: elsewhere at each node.
+fn phase(node: NodeId) -> u32 {
+    let [a, b, c, d, ..] = *ContentId::of(node.as_bytes()).as_bytes();
+    u32::from_be_bytes([a, b, c, d])
 }

@@ -1,7 +1,7 @@
 //! One error per operation, typed by whose fault it is. Each has a `code`, the word that the command line and the HTTP
 //! interface show to programs.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, sync::Arc};
 
 use super::keys::KeyError;
 use crate::{
@@ -96,6 +96,9 @@ pub enum ShareError {
     /// The folder cannot be a collection.
     #[error("cannot share this folder: {0}")]
     Folder(#[from] CollectionError),
+    /// The node keeps everything in memory, and shares no files.
+    #[error("a node in memory shares no files: give it their bytes, by `share_bytes`")]
+    InMemory,
     /// Nothing is shared under this id or path.
     #[error("{0} is not shared")]
     NotShared(String),
@@ -111,15 +114,15 @@ impl ShareError {
         match self {
             Self::Import(ImportError::NotFound { .. }) | Self::NotShared(_) => "not_found",
             Self::Store(error) => store_code(error),
-            Self::Name(_) | Self::Folder(_) => "usage",
+            Self::Name(_) | Self::Folder(_) | Self::InMemory => "usage",
             Self::Import(_) => "io",
             Self::Stopped(_) => "stopped",
         }
     }
 }
 
-/// A fetch failed.
-#[derive(Debug, thiserror::Error)]
+/// A fetch failed. It can be copied, as several may wait for the same fetch.
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
     /// Nobody who has it was found in time.
@@ -149,15 +152,18 @@ pub enum FetchError {
     /// There is something at the target already.
     #[error("{0} exists already")]
     TargetExists(PathBuf),
+    /// The node keeps everything in memory, and writes no files.
+    #[error("a node in memory writes no files: fetch without a path, and read by `Node::read`")]
+    InMemory,
     /// No entry of the folder is wanted.
     #[error("no entry of the folder matches")]
     NothingMatches,
     /// The disk or the quota is full.
     #[error("{0}")]
-    NoSpace(#[source] StoreError),
+    NoSpace(#[source] Arc<StoreError>),
     /// A file cannot be read or written.
     #[error("{0}")]
-    Store(#[source] StoreError),
+    Store(#[source] Arc<StoreError>),
     /// It was cancelled; what had been verified is kept.
     #[error("interrupted; what has arrived is kept, fetch again to go on")]
     Interrupted,
@@ -183,6 +189,7 @@ impl FetchError {
             Self::BadSignature(_) | Self::Verification(_) => "verification",
             Self::Untrusted { .. } => "policy",
             Self::NothingMatches => "not_found",
+            Self::InMemory => "usage",
             Self::TargetExists(_) => "exists",
             Self::NoSpace(_) => "no_space",
             Self::Store(_) => "io",
@@ -195,9 +202,9 @@ impl FetchError {
 impl From<StoreError> for FetchError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::NoSpace { .. } | StoreError::QuotaFull { .. } => Self::NoSpace(error),
+            error if error.is_full() => Self::NoSpace(Arc::new(error)),
             StoreError::TargetExists(path) => Self::TargetExists(path),
-            error => Self::Store(error),
+            error => Self::Store(Arc::new(error)),
         }
     }
 }
@@ -269,6 +276,9 @@ pub enum NodeError {
     /// Content could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// Files could not be looked through, or that was cancelled.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// The node has stopped.
     #[error(transparent)]
     Stopped(#[from] NodeStopped),
@@ -283,7 +293,9 @@ impl NodeError {
             Self::NoAnswer { .. } => "network",
             Self::Connect(error) => error.code(),
             Self::Store(error) => store_code(error),
-            Self::Read(_) => "io",
+            Self::Import(ImportError::Store(error)) => store_code(error),
+            Self::Import(ImportError::Cancelled) => "interrupted",
+            Self::Read(_) | Self::Import(_) => "io",
             Self::Stopped(_) => "stopped",
         }
     }
@@ -291,7 +303,7 @@ impl NodeError {
 
 fn store_code(error: &StoreError) -> &'static str {
     match error {
-        StoreError::NoSpace { .. } | StoreError::QuotaFull { .. } => "no_space",
+        error if error.is_full() => "no_space",
         StoreError::TargetExists(_) => "exists",
         StoreError::Locked { .. } => "locked",
         _ => "io",

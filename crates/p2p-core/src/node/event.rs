@@ -68,6 +68,30 @@ pub enum Event {
         /// The id it had.
         id: ContentId,
     },
+    /// Files of a watched share were altered or are gone; they are not served. [`Event::Shared`] follows when the share
+    /// has its new form, with another id, and [`Event::Unshared`] for the old one.
+    ShareChanged {
+        /// The id it has so far.
+        id: ContentId,
+        /// Where it lies.
+        path: PathBuf,
+        /// How many files.
+        files: u64,
+    },
+    /// A watched share is gone. It is shared again when it comes back.
+    ShareMissing {
+        /// The id it had.
+        id: ContentId,
+        /// Where it was.
+        path: PathBuf,
+    },
+    /// A download was deleted to make room for others, or because it was asked to go.
+    Evicted {
+        /// What it was.
+        id: ContentId,
+        /// Bytes that were deleted.
+        bytes: u64,
+    },
     /// The node listens on this address.
     ListenAddress(Address),
     /// The listener was too slow and lost this many events.

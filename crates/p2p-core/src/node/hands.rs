@@ -81,13 +81,18 @@ pub(crate) enum Job {
         peer: NodeId,
         slot: ReplySlot,
         reply: Reply,
+        /// What the peer seems to be fetching, if it is something we have.
+        wanted: Option<ContentId>,
     },
     Uploaded {
         upload: UploadId,
         served: Served,
     },
+    /// Some of what was shared or fetched in earlier runs.
+    Known(Result<super::announcing::Known, StoreError>),
     Received,
     PeersWritten,
+    AnnouncedWritten,
 }
 
 /// Rate limits, and whom they spare.
@@ -119,8 +124,8 @@ pub(crate) struct Hands {
     pub(crate) wall: SystemTime,
     /// The table of peers changed since it was last published.
     pub(crate) peers_dirty: bool,
-    /// A peer came or went: that is published at once.
-    pub(crate) peers_moved: bool,
+    /// A peer or an address of ours came or went: that is published at once.
+    pub(crate) moved: bool,
     pub(crate) up_bytes: u64,
     pub(crate) down_bytes: u64,
 }
@@ -215,6 +220,18 @@ impl Hands {
             .is_some_and(Address::is_private)
     }
 
+    /// Changes the rate limits, also of what is under way; whom they spare, for what begins from now on.
+    pub(crate) fn set_rates(
+        &mut self,
+        upload: Option<u64>,
+        download: Option<u64>,
+        lan_exempt: bool,
+    ) {
+        self.rates.upload.set(upload, self.now);
+        self.rates.download.set(download, self.now);
+        self.rates.lan_exempt = lan_exempt;
+    }
+
     /// The limit on what is sent to a peer.
     pub(crate) fn upload_limit(&self, peer: NodeId) -> RateLimit {
         if self.rates.lan_exempt && self.is_near(peer) {
@@ -240,7 +257,7 @@ impl Hands {
     pub(crate) fn tell_peer(&mut self, change: Option<PeerChange>) {
         self.peers_dirty = true;
         if let Some(change) = change {
-            self.peers_moved |= !matches!(change, PeerChange::Changed(_));
+            self.moved |= !matches!(change, PeerChange::Changed(_));
             self.tell(match change {
                 PeerChange::Joined(info) => Event::PeerJoined(info),
                 PeerChange::Left(info) => Event::PeerLeft(info),

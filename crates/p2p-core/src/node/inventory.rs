@@ -1,6 +1,10 @@
 //! What the node has and shares, as the store tells it: listed, shared no longer, forgotten. These functions block.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
 
 use super::{
     error::{NodeError, ShareError},
@@ -10,15 +14,45 @@ use super::{
 };
 use crate::{
     content::{Collection, ContentId, Entry, Kind, SignedManifest},
-    store::{State, Store, StoreError},
+    store::{Page, ShareRecord, State, Store, StoreError},
 };
 
-pub(super) fn share_infos(store: &Store) -> Result<Vec<ShareInfo>, NodeError> {
+/// Contents that are read from the index at once.
+pub(super) const PAGE: usize = 4096;
+
+/// Sizes of folders. What an id stands for never changes, and a listing may be long.
+#[derive(Default)]
+pub(super) struct FolderSizes(Mutex<HashMap<ContentId, u64>>);
+
+impl FolderSizes {
+    /// Folders whose size is remembered.
+    const MOST: usize = 10_000;
+
+    fn of(&self, store: &Store, id: ContentId) -> Result<u64, NodeError> {
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(size) = known().get(&id) {
+            return Ok(*size);
+        }
+        let Some(content) = store.content(id)? else {
+            return Ok(0);
+        };
+        let bytes = read_all(&content)?;
+        let size = Collection::decode(&bytes).map_or(0, |collection| collection.total_size());
+        let mut known = known();
+        if known.len() >= Self::MOST {
+            known.clear();
+        }
+        known.insert(id, size);
+        Ok(size)
+    }
+}
+
+pub(super) fn share_infos(store: &Store, sizes: &FolderSizes) -> Result<Vec<ShareInfo>, NodeError> {
     let mut infos = Vec::new();
     for (path, share) in store.shares()? {
         let state = store.refresh(share.id)?;
         let size = match share.kind {
-            Kind::Collection => folder_size(store, share.id)?,
+            Kind::Collection => sizes.of(store, share.id)?,
             _ => store.info(share.id)?.map_or(0, |info| info.size),
         };
         infos.push(ShareInfo {
@@ -32,48 +66,33 @@ pub(super) fn share_infos(store: &Store) -> Result<Vec<ShareInfo>, NodeError> {
             size,
             kind: share.kind,
             unlisted: share.unlisted,
+            watched: share.watched,
             announced: Announcement::Off,
         });
     }
     Ok(infos)
 }
 
-pub(super) fn folder_size(store: &Store, id: ContentId) -> Result<u64, NodeError> {
-    let Some(content) = store.content(id)? else {
-        return Ok(0);
-    };
-    let bytes = read_all(&content)?;
-    Ok(Collection::decode(&bytes).map_or(0, |collection| collection.total_size()))
-}
+/// The files that went with the last share of a folder; `None` if other shares of the content are left.
+pub(super) type Gone = Option<Vec<ContentId>>;
 
-/// Ends shares; of each, whether it was the last of its content.
+/// Ends shares; of each, if it was the last of its content, the files of its folder that went with it.
 pub(super) fn unshare(
     store: &Store,
     what: &ShareRef,
-) -> Result<Vec<(ShareInfo, bool)>, ShareError> {
+) -> Result<Vec<(ShareInfo, Gone)>, ShareError> {
     let wanted = match what {
         ShareRef::Id(id) => id.to_string(),
         ShareRef::Path(path) => path.display().to_string(),
     };
-    let canonical = match what {
-        ShareRef::Path(path) => std::fs::canonicalize(path).ok(),
-        ShareRef::Id(_) => None,
-    };
-    let matches = |path: &PathBuf, id: ContentId| match what {
-        ShareRef::Id(wanted) => *wanted == id,
-        ShareRef::Path(wanted) => path == wanted || Some(path) == canonical.as_ref(),
-    };
     let mut ended = Vec::new();
-    for (path, share) in store.shares()? {
-        if !matches(&path, share.id) {
-            continue;
-        }
+    for (path, share) in named(store, what)? {
         store.remove_share(&path)?;
         let size = store.info(share.id)?.map_or(0, |info| info.size);
         let is_last = store.shares_of(share.id)?.is_empty();
-        if is_last {
-            forget_unshared(store, share.id, share.kind)?;
-        }
+        let gone = is_last
+            .then(|| forget_unshared(store, share.id, share.kind))
+            .transpose()?;
         let info = ShareInfo {
             id: share.id,
             path,
@@ -82,14 +101,30 @@ pub(super) fn unshare(
             kind: share.kind,
             state: ShareState::Ok,
             unlisted: share.unlisted,
+            watched: share.watched,
             announced: Announcement::Off,
         };
-        ended.push((info, is_last));
+        ended.push((info, gone));
     }
     if ended.is_empty() {
         return Err(ShareError::NotShared(wanted));
     }
     Ok(ended)
+}
+
+/// The shares that are meant.
+fn named(store: &Store, what: &ShareRef) -> Result<Vec<(PathBuf, ShareRecord)>, StoreError> {
+    let path = match what {
+        ShareRef::Id(id) => return store.shares_of(*id),
+        ShareRef::Path(path) => path,
+    };
+    let mut paths = vec![path.clone()];
+    paths.extend(std::fs::canonicalize(path).ok().filter(|real| real != path));
+    let mut found = Vec::new();
+    for path in paths {
+        found.extend(store.share_at(&path)?.map(|share| (path, share)));
+    }
+    Ok(found)
 }
 
 /// The entries of a folder that is here; none of a file.
@@ -106,7 +141,7 @@ pub(super) fn entries_here(store: &Store, id: ContentId) -> Result<Vec<Entry>, S
 }
 
 /// Forgets content, and the entries of a folder that are not shared on their own. Returns what was forgotten and the
-/// files deleted.
+/// files deleted. The listing goes last: after a crash in between it is there to go on with.
 pub(super) fn remove(
     store: &Store,
     id: ContentId,
@@ -114,30 +149,38 @@ pub(super) fn remove(
 ) -> Result<(Vec<ContentId>, Vec<PathBuf>), StoreError> {
     let entries = entries_here(store, id)?;
     let shared: BTreeSet<ContentId> = store.shares()?.iter().map(|(_, s)| s.id).collect();
-    let mut ids = vec![id];
-    let mut deleted = store.forget(id, delete_files)?.deleted;
-    let mut folders = BTreeSet::new();
-    for entry in entries
-        .iter()
+    let entries: Vec<Entry> = entries
+        .into_iter()
         .filter(|entry| !shared.contains(&entry.content))
-    {
-        let gone = store.forget(entry.content, delete_files)?.deleted;
-        ids.push(entry.content);
+        .collect();
+    let mut ids: Vec<ContentId> = entries.iter().map(|entry| entry.content).collect();
+    let mut deleted = Vec::new();
+    let mut folders = BTreeSet::new();
+    let forgotten = store.forget_all(&ids, delete_files)?;
+    for (entry, gone) in entries.iter().zip(forgotten) {
         let depth = entry.path.split('/').count();
-        for path in &gone {
+        for path in &gone.deleted {
             folders.extend(path.ancestors().skip(1).take(depth).map(ToOwned::to_owned));
         }
-        deleted.extend(gone);
+        deleted.extend(gone.deleted);
     }
+    ids.push(id);
+    deleted.extend(store.forget(id, delete_files)?.deleted);
     // The innermost come last in the order of paths. One that is not empty stays.
     for folder in folders.iter().rev() {
-        let _ = std::fs::remove_dir(folder);
+        store.remove_if_empty(folder);
     }
     Ok((ids, deleted))
 }
 
 /// What is no longer shared is no longer served: a file at once; of a folder also the files that nothing else shares.
-pub(super) fn forget_unshared(store: &Store, id: ContentId, kind: Kind) -> Result<(), ShareError> {
+/// Those are returned.
+pub(super) fn forget_unshared(
+    store: &Store,
+    id: ContentId,
+    kind: Kind,
+) -> Result<Vec<ContentId>, ShareError> {
+    let mut gone = Vec::new();
     if kind == Kind::Collection {
         let shared: BTreeSet<ContentId> = store
             .shares()?
@@ -148,19 +191,30 @@ pub(super) fn forget_unshared(store: &Store, id: ContentId, kind: Kind) -> Resul
             let kept = shared.contains(&entry.content)
                 || store.info(entry.content)?.is_some_and(|info| info.download);
             if !kept {
-                store.forget(entry.content, false)?;
+                gone.push(entry.content);
             }
         }
+        store.forget_all(&gone, false)?;
     }
     store.forget(id, false)?;
-    Ok(())
+    Ok(gone)
 }
 
-pub(super) fn describe(
-    info: crate::store::ContentInfo,
-    manifest: Option<&SignedManifest>,
-) -> ContentInfo {
-    let claims = manifest.map(SignedManifest::claims);
+/// The next of the contents that are offered to everyone (shared, of a shared folder, or fetched), and after which there
+/// may be more.
+pub(super) fn offered_after(
+    store: &Store,
+    after: Option<ContentId>,
+) -> Result<Page<ContentId>, StoreError> {
+    let (contents, last) = store.contents_after(after, PAGE)?;
+    let offered = contents
+        .into_iter()
+        .filter(|info| info.shared || info.state == State::Complete);
+    Ok((offered.map(|info| info.id).collect(), last))
+}
+
+pub(super) fn describe(info: crate::store::ContentInfo) -> ContentInfo {
+    let claims = info.manifest.as_ref().map(SignedManifest::claims);
     ContentInfo {
         id: info.id,
         name: claims.map(|claims| claims.name.clone()),

@@ -35,6 +35,9 @@ pub enum KeyError {
         /// The file.
         path: PathBuf,
     },
+    /// The bytes are no key.
+    #[error("these bytes are no key")]
+    Refused,
     /// Others than its owner may read the file.
     #[error("{path} can be read by others; run: chmod 600 {path}")]
     Exposed {
@@ -73,10 +76,27 @@ impl Keys {
             source,
         })?;
         let node_path = data_dir.join("node.key");
-        let node = NodeKey::from_secret(load_or_create(&node_path)?);
+        let node = load_or_create(&node_path)?;
         let publisher = load_or_create(&data_dir.join("publisher.key"))?;
+        Self::from_secrets(node, publisher).map_err(|_| KeyError::Malformed { path: node_path })
+    }
+
+    /// New keys, kept nowhere.
+    ///
+    /// # Errors
+    /// If the system gives no random bytes.
+    pub fn generate() -> Result<Self, KeyError> {
+        Self::from_secrets(random()?, random()?)
+    }
+
+    /// Keys that the embedder keeps: the secret of the node key and that of the publisher key, both of Ed25519.
+    ///
+    /// # Errors
+    /// If they are no keys.
+    pub fn from_secrets(node: [u8; 32], publisher: [u8; 32]) -> Result<Self, KeyError> {
+        let node = NodeKey::from_secret(node);
         let with_id = node.and_then(|node| node.node_id().map(|id| (node, id)));
-        let (node, node_id) = with_id.ok_or(KeyError::Malformed { path: node_path })?;
+        let (node, node_id) = with_id.ok_or(KeyError::Refused)?;
         Ok(Self {
             node,
             node_id,
@@ -113,13 +133,18 @@ fn load_or_create(path: &Path) -> Result<[u8; 32], KeyError> {
     match fs::File::open(path) {
         Ok(file) => read_key(path, file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut secret = [0; 32];
-            getrandom::fill(&mut secret).map_err(|error| KeyError::Random(error.to_string()))?;
+            let secret = random()?;
             write_key(path, &secret).map_err(failed)?;
             Ok(secret)
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+fn random() -> Result<[u8; 32], KeyError> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|error| KeyError::Random(error.to_string()))?;
+    Ok(secret)
 }
 
 fn read_key(path: &Path, file: fs::File) -> Result<[u8; 32], KeyError> {

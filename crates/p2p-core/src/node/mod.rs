@@ -1,18 +1,23 @@
 //! A node: the handle that an embedder holds, and the driver behind it.
 
 mod address_book;
+mod announcing;
 mod answer;
+mod care;
 mod catalog;
 mod command;
 pub(crate) mod driver;
 mod error;
 mod event;
 pub(crate) mod fetch;
+mod fetching;
+mod follow;
 mod hands;
 mod inventory;
 mod keys;
 mod on_net;
 mod query;
+mod read_ahead;
 mod reader;
 mod serving;
 mod share;
@@ -26,40 +31,42 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
     task::JoinSet,
 };
 
-use self::{
-    catalog::Catalog,
-    command::{COMMAND_QUEUE, Command},
-    driver::{Driver, clock},
-    event::EVENT_QUEUE,
-    hands::{Hands, Rates},
-    status::Published,
-};
 pub use self::{
+    care::{Pin, Verify},
     error::{ConnectError, FetchError, NodeError, NodeStopped, ShareError, StartError},
     event::{Event, Events},
     fetch::{
         Existing, Fetch, FetchBuilder, FetchState, FetchTarget, Fetched, Progress, SourceBytes,
     },
     keys::{KeyError, Keys},
-    query::{CatalogEntry, ContentInfo, ContentState, Found, Listing},
+    query::{CatalogEntry, ContentInfo, ContentPage, ContentState, Found, Listing},
     reader::Reader,
     share::{Announcement, Share, ShareInfo, ShareRef, ShareState, Shared},
     status::Status,
 };
+use self::{
+    catalog::Catalog,
+    command::{COMMAND_QUEUE, Command},
+    driver::{Driver, clock},
+    event::EVENT_QUEUE,
+    follow::{Followed, Follower},
+    hands::{Hands, Rates},
+    inventory::FolderSizes,
+    status::Published,
+};
 use crate::{
     config::Config,
-    content::{
-        Address, ContentId, NodeId, Provider, PublisherKey, SignedManifest, Ticket, TrustPolicy,
-    },
+    content::{Address, NodeId, Provider, PublisherKey, SignedManifest, Ticket, TrustPolicy},
     net::Net,
     peers::{PeerInfo, Peers},
     rate::RateLimit,
-    store::{State, Store, StoreOptions},
+    store::{Store, StoreOptions},
 };
 
 /// The name and version this crate gives itself to peers.
@@ -79,11 +86,13 @@ pub struct Node {
 struct Inner {
     keys: Arc<Keys>,
     store: Store,
+    in_memory: bool,
     trust: TrustPolicy,
-    scratch: PathBuf,
     commands: mpsc::Sender<Command>,
     events: broadcast::Sender<Event>,
     published: watch::Receiver<Published>,
+    follower: Follower,
+    folder_sizes: Arc<FolderSizes>,
     started: Instant,
 }
 
@@ -118,9 +127,14 @@ impl Node {
         }
         let opening = config.clone();
         let opened = blocking(move || Opened::open(&opening)).await;
-        let opened = opened.map_err(|_| StartError::Config(vec!["no runtime".into()]))??;
+        let mut opened = opened.map_err(|_| StartError::Config(vec!["no runtime".into()]))??;
+        let watched = std::mem::take(&mut opened.watched);
         let node = Self::assemble(&config, opened)?;
         node.wait_until_listening(config.network.listen.len()).await;
+        for share in watched {
+            // It fails only when the node has stopped, and then nothing is to be watched.
+            let _ = node.follow(share).await;
+        }
         Ok(node)
     }
 
@@ -131,7 +145,7 @@ impl Node {
             store,
             catalog,
             peers,
-            known,
+            watched: _,
         } = opened;
         let net = Net::start(
             &keys.node,
@@ -171,22 +185,29 @@ impl Node {
             now,
             wall,
             peers_dirty: false,
-            peers_moved: false,
+            moved: false,
             up_bytes: 0,
             down_bytes: 0,
         };
         let mut driver = Driver::new(hands, commands, reports, catalog, config, status, published);
-        driver.announce_later(known);
+        driver.announce_known();
         tokio::spawn(driver.run());
         Ok(Self {
             inner: Arc::new(Inner {
-                keys: Arc::new(keys),
+                follower: Follower::start(
+                    store.clone(),
+                    Arc::clone(&keys),
+                    &command_tx,
+                    events.clone(),
+                ),
+                keys,
                 store,
+                in_memory: config.storage.in_memory,
                 trust: config.trust.clone(),
-                scratch: scratch_dir(&config.data_dir),
                 commands: command_tx,
                 events,
                 published: watching,
+                folder_sizes: Arc::default(),
                 started: now,
             }),
         })
@@ -230,6 +251,8 @@ impl Node {
         status.uptime = clock().0.saturating_duration_since(self.inner.started);
         status.cache = self.inner.store.cache_stats();
         status.storage = self.inner.store.usage();
+        status.hashed = self.inner.store.hash_stats();
+        (status.quota, status.min_free) = self.inner.store.limits();
         status
     }
 
@@ -239,9 +262,14 @@ impl Node {
         Events::new(self.inner.events.subscribe())
     }
 
-    /// Shares a file or folder where it lies; await the result.
+    /// Shares a file or folder where it lies; await the result. A node in memory shares bytes only.
     pub fn share(&self, path: impl Into<PathBuf>) -> Share {
         Share::new(self.clone(), path.into())
+    }
+
+    /// Shares bytes under a name, from a copy in the node's own store; await the result.
+    pub fn share_bytes(&self, name: impl Into<String>, bytes: impl Into<Bytes>) -> Share {
+        Share::of_bytes(self.clone(), bytes.into()).name(name)
     }
 
     /// Fetches a file or folder, by id or ticket, from everyone who has it.
@@ -268,13 +296,17 @@ impl Node {
         Ok(peer)
     }
 
-    /// Changes how much of the disk the node may use, in bytes. What is there already stays.
-    pub fn set_storage_limits(&self, quota: u64, min_free: u64) {
-        self.inner.store.set_limits(quota, min_free);
+    /// Changes how many bytes of verified blocks the node keeps in memory; 0 turns the cache off. The blocks used most
+    /// stay, as many as fit.
+    pub fn set_cache_size(&self, bytes: u64) {
+        self.inner.store.set_cache_size(bytes);
     }
 
     /// Stops the node: ends what is under way, keeping what was verified, and closes all connections.
     pub async fn shutdown(self) {
+        let inner = Arc::clone(&self.inner);
+        // It fails only with the runtime.
+        let _ = blocking(move || inner.follower.stop()).await;
         let (done, stopped) = oneshot::channel();
         if self.send(Command::Shutdown { done }).await.is_ok() {
             // An error says that it stopped on its own meanwhile.
@@ -290,12 +322,34 @@ impl Node {
         &self.inner.store
     }
 
+    /// Whether it writes nothing to any disk.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.inner.in_memory
+    }
+
     pub(crate) fn trust(&self) -> &TrustPolicy {
         &self.inner.trust
     }
 
     pub(crate) fn scratch(&self) -> &Path {
-        &self.inner.scratch
+        self.inner.store.fetched_dir()
+    }
+
+    async fn follow(&self, share: Followed) -> Result<(), NodeStopped> {
+        let inner = Arc::clone(&self.inner);
+        let follows = blocking(move || inner.follower.follow(share)).await?;
+        follows.then_some(()).ok_or(NodeStopped)
+    }
+
+    /// Keeps up with what is at these paths no longer.
+    async fn unfollow(&self, paths: Vec<PathBuf>) -> Result<(), NodeStopped> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            for path in paths {
+                inner.follower.unfollow(path);
+            }
+        })
+        .await
     }
 
     async fn send(&self, command: Command) -> Result<(), NodeStopped> {
@@ -304,6 +358,11 @@ impl Node {
             .send(command)
             .await
             .map_err(|_| NodeStopped)
+    }
+
+    /// For what the driver would find out by itself, only later.
+    fn try_send(&self, command: Command) {
+        let _ = self.inner.commands.try_send(command);
     }
 
     /// A ticket for this content that names this node.
@@ -325,63 +384,71 @@ fn requests_within(memory: u64) -> usize {
         .clamp(4, 1024)
 }
 
-/// Where content is kept that nobody named a place for: listings, and what only a reader wanted.
-fn scratch_dir(data_dir: &Path) -> PathBuf {
-    let dir = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_path_buf());
-    dir.join("fetched")
+/// The data directory, as the store knows it. A store in memory has nothing else in it.
+fn store_dir(config: &Config) -> PathBuf {
+    if config.storage.in_memory {
+        PathBuf::from("/")
+    } else {
+        config.data_dir.clone()
+    }
+}
+
+/// The keys that the node was given, or those it had before, or new ones.
+fn keys_of(config: &Config) -> Result<Arc<Keys>, KeyError> {
+    match &config.keys {
+        Some(keys) => Ok(Arc::clone(keys)),
+        None if config.storage.in_memory => Keys::generate().map(Arc::new),
+        None => Keys::load_or_create(&config.data_dir).map(Arc::new),
+    }
 }
 
 /// What a node needs from the disk to start.
 struct Opened {
-    keys: Keys,
+    keys: Arc<Keys>,
     store: Store,
     catalog: Catalog,
     peers: Peers,
-    /// What was shared or fetched in earlier runs, to be announced again.
-    known: Vec<ContentId>,
+    watched: Vec<Followed>,
 }
 
 impl Opened {
     fn open(config: &Config) -> Result<Self, StartError> {
-        let keys = Keys::load_or_create(&config.data_dir)?;
-        let store = Store::open(StoreOptions {
-            dir: config.data_dir.clone(),
+        let keys = keys_of(config)?;
+        let options = StoreOptions {
+            dir: store_dir(config),
             cache_bytes: config.limits.cache,
             quota: config.storage.quota,
             min_free: config.storage.min_free,
-        })?;
-        let scratch = scratch_dir(&config.data_dir);
-        std::fs::create_dir_all(&scratch).map_err(|source| KeyError::Io {
-            path: scratch,
-            source,
-        })?;
+            evict: config.storage.evict,
+        };
+        let store = if config.storage.in_memory {
+            Store::in_memory(options)?
+        } else {
+            Store::open(options)?
+        };
         let mut catalog = Catalog::default();
         let ours = keys.publisher();
-        for (_, share) in store.shares()? {
-            if share.unlisted {
-                continue;
+        let mut watched = Vec::new();
+        for (path, share) in store.shares()? {
+            if !share.unlisted {
+                let signed = store.manifests(share.id)?.into_iter();
+                let by_us = signed.filter(|manifest| manifest.claims().publisher == ours);
+                by_us.for_each(|manifest| catalog.insert(manifest));
             }
-            for manifest in store.manifests(share.id)? {
-                if manifest.claims().publisher == ours {
-                    catalog.insert(manifest);
-                }
+            if share.watched {
+                watched.push(Followed::again(path, share));
             }
         }
-        let mut known: Vec<ContentId> = store.shares()?.iter().map(|(_, s)| s.id).collect();
-        let fetched = store.contents()?.into_iter();
-        known.extend(
-            fetched
-                .filter(|info| info.download && info.state == State::Complete)
-                .map(|info| info.id),
-        );
         let mut peers = Peers::default();
-        address_book::read(&config.data_dir, &mut peers, clock().1);
+        if !config.storage.in_memory {
+            address_book::read(&config.data_dir, &mut peers, clock().1);
+        }
         Ok(Self {
             keys,
             store,
             catalog,
             peers,
-            known,
+            watched,
         })
     }
 }

@@ -24,16 +24,16 @@ impl Driver {
             NetEvent::Listening(address) => {
                 self.hands.tell(Event::ListenAddress(address.clone()));
                 self.listening.push(address);
-                self.dirty = true;
+                self.hands.moved = true;
             }
             NetEvent::ListenEnded(ended) => {
                 self.listening.retain(|address| !ended.contains(address));
-                self.dirty = true;
+                self.hands.moved = true;
             }
             NetEvent::Reachable(address) => {
                 if !self.external.contains(&address) {
                     self.external.push(address);
-                    self.dirty = true;
+                    self.hands.moved = true;
                 }
             }
             NetEvent::Connected {
@@ -55,6 +55,7 @@ impl Driver {
                     let _ = reply.send(Ok(()));
                 }
                 self.offer_peer(peer);
+                self.close_surplus();
             }
             NetEvent::Disconnected { peer } => self.on_disconnected(peer),
             NetEvent::Identified {
@@ -103,13 +104,12 @@ impl Driver {
             NetEvent::LookupEnded { lookup } => {
                 self.hands.lookups.remove(&lookup);
             }
-            NetEvent::Announced { lookup, stored } => {
-                if let Some(LookupFor::Announce(id)) = self.hands.lookups.remove(&lookup) {
-                    let stored = stored && self.hands.net.dht_peers() > 0;
-                    self.announcer.on_result(id, stored, self.hands.now);
-                    self.dirty = true;
-                }
-            }
+            NetEvent::ServersFound {
+                lookup,
+                servers,
+                shared_bits,
+            } => self.on_servers(lookup, servers, shared_bits),
+            NetEvent::Announced { group, stored } => self.on_announced(group, stored),
         }
     }
 

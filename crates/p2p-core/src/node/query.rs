@@ -1,11 +1,6 @@
 //! Questions that a handle asks the store and the peers: shares, contents, providers, names, catalogs, tickets.
 
-use std::{
-    collections::BTreeSet,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::{mpsc, oneshot};
@@ -13,11 +8,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     Node, NodeStopped, blocking,
     command::Command,
-    driver::clock,
     error::{FetchError, NodeError, ShareError},
     fetch::{FetchTarget, Outcome},
-    inventory::{describe, remove, share_infos, unshare},
-    share::{Announcement, ShareInfo, ShareRef},
+    inventory::{PAGE, describe, remove, share_infos, unshare},
+    share::{Announcement, ShareInfo, ShareRef, ShareState},
 };
 use crate::{
     announce::Announced,
@@ -118,6 +112,16 @@ pub struct ContentInfo {
     pub last_used: u64,
 }
 
+/// Some of what the node has, in the order of ids.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ContentPage {
+    /// These.
+    pub contents: Vec<ContentInfo>,
+    /// What to ask [`Node::contents_after`] for the next; `None` if these were the last.
+    pub next: Option<ContentId>,
+}
+
 /// Whether content is here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -133,7 +137,7 @@ pub enum ContentState {
 }
 
 impl Node {
-    async fn with_store<T: Send + 'static>(
+    pub(super) async fn with_store<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Store) -> T + Send + 'static,
     ) -> Result<T, NodeStopped> {
@@ -146,14 +150,21 @@ impl Node {
     /// # Errors
     /// If the index cannot be read, or the node has stopped.
     pub async fn shares(&self) -> Result<Vec<ShareInfo>, NodeError> {
-        let mut infos = self.with_store(share_infos).await??;
+        let sizes = Arc::clone(&self.inner.folder_sizes);
+        let infos = self.with_store(move |store| share_infos(store, &sizes));
+        let mut infos = infos.await??;
         let (reply, states) = oneshot::channel();
         let ids = infos.iter().map(|info| info.id).collect();
         self.send(Command::Announced { ids, reply }).await?;
         let states = states.await.map_err(|_| NodeStopped)?;
-        let (now, _) = clock();
         for (info, state) in infos.iter_mut().zip(states) {
-            info.announced = announcement(state, now);
+            info.announced = announcement(state);
+        }
+        let pending = self.inner.follower.pending();
+        for info in &mut infos {
+            if info.state == ShareState::Ok && pending.contains(&info.path) {
+                info.state = ShareState::Changed;
+            }
         }
         Ok(infos)
     }
@@ -166,28 +177,55 @@ impl Node {
         let ended = self
             .with_store(move |store| unshare(store, &what))
             .await??;
-        for (info, is_last) in &ended {
-            if *is_last {
+        for (info, gone) in &ended {
+            if let Some(entries) = gone {
                 self.send(Command::Unshared { id: info.id }).await?;
+                let ids = entries.clone();
+                self.send(Command::Withdrawn { ids }).await?;
             }
         }
-        Ok(ended.into_iter().map(|(info, _)| info).collect())
+        let ended: Vec<ShareInfo> = ended.into_iter().map(|(info, _)| info).collect();
+        let paths: Vec<PathBuf> = ended.iter().map(|info| info.path.clone()).collect();
+        self.unfollow(paths).await?;
+        Ok(ended)
     }
 
-    /// Everything the node has or is fetching.
+    /// How many shares there are.
+    ///
+    /// # Errors
+    /// If the index cannot be read.
+    pub async fn share_count(&self) -> Result<u64, NodeError> {
+        Ok(self.with_store(Store::share_count).await??)
+    }
+
+    /// Everything the node has or is fetching, by id. A store may have millions: see [`Node::contents_after`].
     ///
     /// # Errors
     /// If the index cannot be read.
     pub async fn contents(&self) -> Result<Vec<ContentInfo>, NodeError> {
-        let infos = self.with_store(|store| {
-            let contents = store.contents()?;
-            let described = contents.into_iter().map(|info| {
-                let claims = store.manifests(info.id)?;
-                Ok(describe(info, claims.first()))
-            });
-            described.collect::<Result<Vec<_>, NodeError>>()
-        });
-        infos.await?
+        let mut all = Vec::new();
+        let mut after = None;
+        loop {
+            let page = self.contents_after(after).await?;
+            all.extend(page.contents);
+            after = page.next;
+            if after.is_none() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// The next of what the node has or is fetching, by id: some thousands after an id, or from the first.
+    ///
+    /// # Errors
+    /// If the index cannot be read.
+    pub async fn contents_after(&self, after: Option<ContentId>) -> Result<ContentPage, NodeError> {
+        let page = self.with_store(move |store| store.contents_after(after, PAGE));
+        let (contents, next) = page.await??;
+        Ok(ContentPage {
+            contents: contents.into_iter().map(describe).collect(),
+            next,
+        })
     }
 
     /// Forgets content, a folder with its files: it is no longer shared, served or known. Files stay unless
@@ -469,9 +507,9 @@ fn listing(id: ContentId, name: Option<String>, listed: Listed) -> Listing {
     }
 }
 
-fn announcement(state: Option<Announced>, now: Instant) -> Announcement {
+fn announcement(state: Option<Announced>) -> Announcement {
     match state {
-        Some(Announced::Done(at)) => Announcement::Done(now.saturating_duration_since(at)),
+        Some(Announced::Done(ago)) => Announcement::Done(ago),
         Some(Announced::Due) => Announcement::Due,
         Some(Announced::Failed) => Announcement::Failed,
         None => Announcement::Off,

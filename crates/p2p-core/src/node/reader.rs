@@ -1,38 +1,47 @@
-//! Reading content that may not be here yet: an `AsyncRead` and `AsyncSeek` whose position tells the fetch what to bring
-//! first.
+//! Reading content that may not be here yet: an `AsyncRead` and `AsyncSeek` whose position tells the fetch behind it what to
+//! bring. Nothing else is fetched, unless somebody fetches the whole of it besides.
 
 use std::{
     fmt, io,
-    pin::Pin,
-    sync::Arc,
+    ops::Range,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use futures::{FutureExt, future::BoxFuture};
-use tokio::io::{AsyncRead, AsyncSeek, ReadBuf, SeekFrom};
+use futures::{
+    FutureExt,
+    future::{self, BoxFuture},
+};
+use tokio::{
+    io::{AsyncRead, AsyncSeek, ReadBuf, SeekFrom},
+    sync::watch,
+};
 
 use super::{
     Node, blocking,
     command::Command,
-    error::FetchError,
-    fetch::{DEFAULT_TIMEOUT, Fetch, FetchTarget},
+    error::{FetchError, NodeStopped},
+    fetch::{DEFAULT_TIMEOUT, FetchTarget, Seat, Standing},
+    read_ahead::ReadAhead,
 };
 use crate::{
-    content::{ContentId, Geometry, VerifiedBlock},
+    content::{BlockIndex, ContentId, Geometry, VerifiedBlock},
     store::{Content, ReadError},
 };
 
-/// How often a reader looks whether the fetch it waits for has ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Fetches a reader joins that end before it has been seen to: each time somebody else's was cancelled just then.
+const ATTEMPTS: u32 = 8;
 
-/// Blocks asked for ahead of the reader: 8 MiB.
-const READ_AHEAD: u32 = 32;
-
-/// The bytes of a content, verified, fetched as they are read. Dropping it ends the fetch behind it; what has arrived
-/// stays in the node's store.
+/// The bytes of a content, verified, fetched as they are read. What has arrived stays in the node's store.
+///
+/// What is ahead of the reader is fetched too: 1 MiB at first and as much as has been read in order later, up to 32 MiB. A
+/// seek begins anew, and what the old place was to bring is cancelled. The rest of the content is not fetched. Several readers
+/// of one content share its fetch, and have their turns.
 pub struct Reader {
     source: Arc<Source>,
+    ahead: ReadAhead,
     position: u64,
     block: Option<VerifiedBlock>,
     pending: Option<BoxFuture<'static, io::Result<VerifiedBlock>>>,
@@ -41,23 +50,36 @@ pub struct Reader {
 /// Where the blocks of a reader come from.
 struct Source {
     node: Node,
-    content: Arc<Content>,
     geometry: Geometry,
-    /// The fetch of what is missing.
-    fetch: Option<Fetch>,
+    timeout: Duration,
+    from: Mutex<Arc<Opened>>,
+}
+
+/// The file that is read, and its fetch if it is not complete.
+struct Opened {
+    content: Arc<Content>,
+    fetch: Option<Fetching>,
+}
+
+/// The fetch behind a reader, as the reader sees it. Dropping it leaves the fetch, which ends with its last reader.
+struct Fetching {
+    wanted: watch::Sender<Range<u32>>,
+    standing: watch::Receiver<Standing>,
+    node: Node,
+    id: ContentId,
 }
 
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reader")
-            .field("id", &self.source.content.id())
+            .field("id", &self.source.from().content.id())
             .field("position", &self.position)
             .finish_non_exhaustive()
     }
 }
 
 impl Node {
-    /// Reads content, fetching what is missing as it is read.
+    /// Reads content, fetching what is missing as it is read. A folder's bytes are the list of its files.
     ///
     /// # Errors
     /// If nobody has it, or it fails as a fetch does.
@@ -74,22 +96,61 @@ impl Node {
         what: impl Into<FetchTarget>,
         timeout: Duration,
     ) -> Result<Reader, FetchError> {
-        let what = what.into();
-        let id = what.id();
-        if let Some(content) = self.complete(id).await? {
-            return Ok(Reader::new(self.clone(), content, None));
-        }
-        let fetch = self.fetch(what).in_store().timeout(timeout).start().await?;
-        let content = self.begun(id, &fetch).await?;
-        Ok(match content {
-            Some(content) => Reader::new(self.clone(), content, Some(fetch)),
-            None => {
-                // It ended before it could be watched: complete, or failed.
-                fetch.await?;
-                let content = self.complete(id).await?.ok_or(FetchError::Interrupted)?;
-                Reader::new(self.clone(), content, None)
-            }
+        let from = self.open_reader(what.into(), timeout).await?;
+        let geometry = from.content.geometry();
+        Ok(Reader {
+            ahead: ReadAhead::new(geometry.blocks()),
+            source: Arc::new(Source {
+                node: self.clone(),
+                geometry,
+                timeout,
+                from: Mutex::new(Arc::new(from)),
+            }),
+            position: 0,
+            block: None,
+            pending: None,
         })
+    }
+
+    /// The content if it is complete here; else a place in a fetch of it, once it is known what that brings.
+    async fn open_reader(
+        &self,
+        what: FetchTarget,
+        timeout: Duration,
+    ) -> Result<Opened, FetchError> {
+        let id = what.id();
+        for _ in 0..ATTEMPTS {
+            if let Some(content) = self.complete(id).await? {
+                return Ok(Opened {
+                    content,
+                    fetch: None,
+                });
+            }
+            let order = self.fetch(what.clone()).timeout(timeout).on_demand();
+            let (wanted, seat_wanted) = watch::channel(0..0);
+            let (told, standing) = watch::channel(Standing::Searching);
+            let seat = Seat {
+                wanted: seat_wanted,
+                told,
+            };
+            let order = Box::new(order);
+            self.send(Command::Read { order, seat }).await?;
+            let mut fetch = Fetching {
+                wanted,
+                standing,
+                node: self.clone(),
+                id,
+            };
+            match fetch.opened().await {
+                Ok(content) => {
+                    let fetch = Some(fetch);
+                    return Ok(Opened { content, fetch });
+                }
+                Err(FetchError::Interrupted) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(FetchError::Interrupted)
     }
 
     async fn complete(&self, id: ContentId) -> Result<Option<Arc<Content>>, FetchError> {
@@ -97,84 +158,120 @@ impl Node {
         let content = blocking(move || store.content(id)).await??;
         Ok(content.filter(|content| content.is_complete()))
     }
-
-    /// The partial file of a fetch, once there is one; `None` if the fetch ended.
-    async fn begun(
-        &self,
-        id: ContentId,
-        fetch: &Fetch,
-    ) -> Result<Option<Arc<Content>>, FetchError> {
-        use futures::StreamExt;
-        let mut progress = fetch.progress();
-        while progress.next().await.is_some() {
-            let store = self.store().clone();
-            if let Some(content) = blocking(move || store.content(id)).await?? {
-                return Ok(Some(content));
-            }
-        }
-        Ok(None)
-    }
 }
 
 impl Reader {
-    fn new(node: Node, content: Arc<Content>, fetch: Option<Fetch>) -> Self {
-        let geometry = content.geometry();
-        Self {
-            source: Arc::new(Source {
-                node,
-                content,
-                geometry,
-                fetch,
-            }),
-            position: 0,
-            block: None,
-            pending: None,
-        }
-    }
-
     /// Size of the content in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.source.geometry.size()
     }
+
+    /// Says that the reader will read up to this byte, and not beyond it: all up to there may be fetched ahead, and nothing
+    /// behind it is. It may read on nevertheless.
+    pub fn set_end(&mut self, end: u64) {
+        self.ahead
+            .set_end(self.source.geometry.blocks_in(0..end).end);
+    }
+}
+
+impl Fetching {
+    /// Waits until it is known what is fetched.
+    async fn opened(&mut self) -> Result<Arc<Content>, FetchError> {
+        let known = self
+            .standing
+            .wait_for(|standing| !matches!(standing, Standing::Searching));
+        match &*known.await.map_err(|_| NodeStopped)? {
+            Standing::Open(content) => Ok(Arc::clone(content)),
+            Standing::Over(error) => Err(error.clone()),
+            Standing::Searching => Err(FetchError::Interrupted),
+        }
+    }
+
+    /// Has these blocks fetched, the first ones first.
+    async fn want(&self, blocks: &Range<u32>) -> Result<(), NodeStopped> {
+        let is_new = self.wanted.send_if_modified(|wanted| {
+            let is_new = wanted != blocks;
+            wanted.clone_from(blocks);
+            is_new
+        });
+        if is_new {
+            self.node
+                .send(Command::ReadersMoved { id: self.id })
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        // The fetch would notice by itself, but what is on its way costs somebody's line until then.
+        let (_, closed) = watch::channel(Standing::Searching);
+        self.standing = closed;
+        self.node.try_send(Command::ReadersMoved { id: self.id });
+    }
 }
 
 impl Source {
-    /// The block at this byte, fetched first if it is missing.
-    async fn block_at(self: Arc<Self>, position: u64) -> io::Result<VerifiedBlock> {
-        let range = self
-            .geometry
-            .blocks_in(position..position.saturating_add(1));
-        let block = self
-            .geometry
-            .block(range.start)
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
-        let mut changes = self.content.changes();
+    fn from(&self) -> Arc<Opened> {
+        Arc::clone(&self.from.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A block, fetched first if it is missing, and with it what is `wanted` beside it.
+    async fn block(
+        self: Arc<Self>,
+        block: BlockIndex,
+        wanted: Range<u32>,
+    ) -> io::Result<VerifiedBlock> {
         loop {
-            if self.content.holds(block) {
-                let content = Arc::clone(&self.content);
+            let from = self.from();
+            let mut changes = from.content.changes();
+            if let Some(fetch) = &from.fetch {
+                fetch.want(&wanted).await.map_err(io::Error::other)?;
+            }
+            if from.content.holds(block) {
+                let content = Arc::clone(&from.content);
                 let read = blocking(move || content.block(block)).await;
                 match read.map_err(io::Error::other)? {
                     Ok(block) => return Ok(block),
-                    Err(ReadError::NotHeld) => {}
+                    Err(ReadError::NotHeld) => continue,
                     Err(error) => return Err(io::Error::other(error)),
                 }
             }
-            let Some(fetch) = &self.fetch else {
+            let Some(fetch) = &from.fetch else {
                 return Err(io::Error::other("the content is no longer complete"));
             };
-            let ahead = range.start..range.start.saturating_add(READ_AHEAD);
-            let wish = Command::Prioritise {
-                session: fetch.session(),
-                blocks: Some(ahead),
+            let mut standing = fetch.standing.clone();
+            let over = match &*standing.borrow_and_update() {
+                Standing::Over(error) => Some(error.clone()),
+                _ => None,
             };
-            self.node.send(wish).await.map_err(io::Error::other)?;
-            if fetch.is_over() && !self.content.holds(block) {
-                return Err(io::Error::other(fetch.failure()));
+            match over {
+                // Of somebody else, who dropped it; or it has just brought everything.
+                Some(FetchError::Interrupted) => self.begin_again().await?,
+                Some(error) => return Err(io::Error::other(error)),
+                None => {
+                    let news = pin!(changes.changed());
+                    let end = pin!(standing.changed());
+                    if let future::Either::Right((Err(_), _)) = future::select(news, end).await {
+                        return Err(io::Error::other(FetchError::from(NodeStopped)));
+                    }
+                }
             }
-            // Woken by each block that comes; by the clock if the fetch ends without one.
-            let _ = tokio::time::timeout(LOOK_AGAIN, changes.changed()).await;
         }
+    }
+
+    async fn begin_again(&self) -> io::Result<()> {
+        let id = FetchTarget::Id(self.from().content.id());
+        let opened = self.node.open_reader(id, self.timeout).await;
+        let from = opened.map_err(io::Error::other)?;
+        if from.content.geometry() != self.geometry {
+            let why = "the content turned out to have another size".to_owned();
+            return Err(io::Error::other(FetchError::Verification(why)));
+        }
+        *self.from.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(from);
+        Ok(())
     }
 }
 
@@ -204,11 +301,18 @@ impl AsyncRead for Reader {
                 }
                 this.block = None;
             }
-            let position = this.position;
-            let source = Arc::clone(&this.source);
-            let pending = this
-                .pending
-                .get_or_insert_with(|| source.block_at(position).boxed());
+            let pending = match &mut this.pending {
+                Some(pending) => pending,
+                None => {
+                    let geometry = this.source.geometry;
+                    let end = this.position.saturating_add(1);
+                    let number = geometry.blocks_in(this.position..end).start;
+                    let block = geometry.block(number).ok_or(io::ErrorKind::UnexpectedEof)?;
+                    let wanted = this.ahead.at(number);
+                    let source = Arc::clone(&this.source);
+                    this.pending.insert(source.block(block, wanted).boxed())
+                }
+            };
             let fetched = ready!(pending.as_mut().poll(cx));
             this.pending = None;
             this.block = Some(fetched?);

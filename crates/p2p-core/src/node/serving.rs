@@ -25,7 +25,7 @@ use crate::{
 const ANSWERS_PER_PEER: usize = 16;
 /// Peers with queries being answered at once.
 const MAX_ANSWERED: usize = 256;
-/// A peer that asked for blocks counts as a provider for this long.
+/// A peer that asked for blocks, or what we have of something we do have, counts as a provider for this long.
 pub(super) const ASKER_TTL: Duration = Duration::from_secs(120);
 /// Contents whose askers are remembered, and askers of each.
 const MAX_ASKED_FOR: usize = 256;
@@ -79,9 +79,20 @@ impl Driver {
             providers,
         };
         self.answers.insert(peer, answering + 1);
+        let wanted = match &query {
+            Query::Have { content, .. } => Some(*content),
+            _ => None,
+        };
         self.hands.jobs.spawn(async move {
             let reply = answer::answer(known, query).await;
-            Job::Replied { peer, slot, reply }
+            // Whoever asks what is here of something is about to fetch it.
+            let wanted = wanted.filter(|_| matches!(reply, Reply::Have { .. }));
+            Job::Replied {
+                peer,
+                slot,
+                reply,
+                wanted,
+            }
         });
     }
 
@@ -111,7 +122,10 @@ impl Driver {
         request: BlocksRequest,
         slot: AnswerSlot,
     ) {
-        self.note_asker(peer, &request);
+        // The small files of a folder are asked for by hundreds and done in a moment: no swarm forms around one.
+        if let [item] = request.items.as_slice() {
+            self.note_asker(peer, item.content);
+        }
         let admitted = self.admission.on_request(peer, upload);
         if admitted == Admitted::Busy {
             let (frames, receiver) = mpsc::channel(1);
@@ -141,15 +155,12 @@ impl Driver {
         }
     }
 
-    pub(super) fn note_asker(&mut self, peer: NodeId, request: &BlocksRequest) {
-        // The small files of a folder are asked for by hundreds and done in a moment: no swarm forms around one.
-        let [item] = request.items.as_slice() else {
-            return;
-        };
-        if !self.askers.contains_key(&item.content) && self.askers.len() >= MAX_ASKED_FOR {
+    /// A peer is fetching this content, and will soon have some of it.
+    pub(super) fn note_asker(&mut self, peer: NodeId, content: ContentId) {
+        if !self.askers.contains_key(&content) && self.askers.len() >= MAX_ASKED_FOR {
             return;
         }
-        let askers = self.askers.entry(item.content).or_default();
+        let askers = self.askers.entry(content).or_default();
         if askers.len() < MAX_ASKERS || askers.contains_key(&peer) {
             askers.insert(peer, self.hands.now);
         }

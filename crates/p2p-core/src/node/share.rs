@@ -11,12 +11,16 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use super::{Node, blocking, command::Command, driver::clock, error::ShareError, keys::Keys};
+use super::{
+    Node, blocking, command::Command, driver::clock, error::ShareError, follow::Followed,
+    keys::Keys,
+};
 use crate::{
     content::{Collection, ContentId, Entry, Kind, SignedManifest, Ticket},
-    store::{Imported, Progress, ShareRecord, State, Store},
+    store::{ImportError, Imported, Look, Progress, ShareRecord, State, Store},
 };
 
 /// Something that is shared.
@@ -69,6 +73,8 @@ pub struct ShareInfo {
     pub state: ShareState,
     /// Not shown in the catalog, nor found by name.
     pub unlisted: bool,
+    /// Whether the node keeps up with what becomes of it.
+    pub watched: bool,
     /// How it stands with the DHT.
     pub announced: Announcement,
 }
@@ -105,29 +111,56 @@ type OnProgress = Box<dyn Fn(u64, u64) + Send + Sync>;
 #[must_use = "nothing is shared before this is awaited"]
 pub struct Share {
     node: Node,
-    path: PathBuf,
+    source: Source,
     name: Option<String>,
     unlisted: bool,
     copy: bool,
+    watch: bool,
     on_progress: OnProgress,
+}
+
+/// What is shared.
+enum Source {
+    /// A file or folder, where it lies.
+    Path(PathBuf),
+    /// Bytes, of which the store keeps a copy.
+    Bytes(Bytes),
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.fmt(f),
+            Self::Bytes(bytes) => write!(f, "{} bytes", bytes.len()),
+        }
+    }
 }
 
 impl fmt::Debug for Share {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Share")
-            .field("path", &self.path)
+            .field("source", &self.source)
             .finish_non_exhaustive()
     }
 }
 
 impl Share {
     pub(super) fn new(node: Node, path: PathBuf) -> Self {
+        Self::of(node, Source::Path(path))
+    }
+
+    pub(super) fn of_bytes(node: Node, bytes: Bytes) -> Self {
+        Self::of(node, Source::Bytes(bytes))
+    }
+
+    fn of(node: Node, source: Source) -> Self {
         Self {
             node,
-            path,
+            source,
             name: None,
             unlisted: false,
             copy: false,
+            watch: false,
             on_progress: Box::new(|_, _| {}),
         }
     }
@@ -151,6 +184,17 @@ impl Share {
         self
     }
 
+    /// Whether to keep up with what becomes of it, until it is unshared or the node stops: files that appear are shared
+    /// when they have been left alone for two seconds, those that change are not served until they were hashed again,
+    /// those that are gone are withdrawn, and one that was moved is not hashed again. Each new form has an id of its own;
+    /// see [`Event::Shared`](super::Event::Shared). Of what is not there yet, the error says so, and it is shared when it
+    /// appears. Files that programs keep beside the one they work on (`name~`, `.name.swp`, `name.tmp` and the like) are
+    /// left out. A copy is not watched. What is watched is so again when the node is started again.
+    pub fn watch(mut self, watch: bool) -> Self {
+        self.watch = watch;
+        self
+    }
+
     /// Calls this with bytes hashed and bytes to hash, from several threads.
     pub fn on_progress(mut self, told: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
         self.on_progress = Box::new(told);
@@ -159,13 +203,26 @@ impl Share {
 
     async fn make(self) -> Result<Shared, ShareError> {
         let node = self.node.clone();
+        if node.is_in_memory() && matches!(self.source, Source::Path(_)) {
+            return Err(ShareError::InMemory);
+        }
+        let followed = match &self.source {
+            Source::Path(path) if self.watch && !self.copy => Some(Followed {
+                path: std::path::absolute(path).unwrap_or_else(|_| path.clone()),
+                name: self.name.clone(),
+                unlisted: self.unlisted,
+                expected: true,
+            }),
+            _ => None,
+        };
         let import = Import {
             store: node.store().clone(),
             keys: Arc::clone(node.keys()),
-            path: self.path,
+            source: self.source,
             name: self.name,
             unlisted: self.unlisted,
             copy: self.copy,
+            watch: self.watch,
             on_progress: self.on_progress,
             cancel: CancelOnDrop::default(),
         };
@@ -173,7 +230,14 @@ impl Share {
         let unlisted = self.unlisted;
         let made = blocking(move || import.run()).await?;
         drop(cancel);
-        let made = made?;
+        let is_missing = matches!(&made, Err(ShareError::Import(ImportError::NotFound { .. })));
+        let made = match (made, followed.clone()) {
+            (Err(error), Some(followed)) if is_missing => {
+                node.follow(followed).await?;
+                return Err(error);
+            }
+            (made, _) => made?,
+        };
         let Made {
             path,
             name,
@@ -190,6 +254,19 @@ impl Share {
             entries: hashed.entries,
         })
         .await?;
+        if let Some(followed) = followed {
+            let path = path.clone();
+            let expected = false;
+            let followed = Followed {
+                path,
+                expected,
+                ..followed
+            };
+            node.follow(followed).await?;
+        } else {
+            // It may have been watched before.
+            node.unfollow(vec![path.clone()]).await?;
+        }
         Ok(Shared {
             id: hashed.content.id,
             path,
@@ -212,9 +289,9 @@ impl IntoFuture for Share {
     }
 }
 
-/// Ends the hashing when the future that waits for it is dropped.
+/// Ends the reading of files when the future that waits for it is dropped.
 #[derive(Debug, Clone, Default)]
-struct CancelOnDrop(Arc<AtomicBool>);
+pub(super) struct CancelOnDrop(pub(super) Arc<AtomicBool>);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
@@ -225,10 +302,11 @@ impl Drop for CancelOnDrop {
 struct Import {
     store: Store,
     keys: Arc<Keys>,
-    path: PathBuf,
+    source: Source,
     name: Option<String>,
     unlisted: bool,
     copy: bool,
+    watch: bool,
     on_progress: OnProgress,
     cancel: CancelOnDrop,
 }
@@ -244,6 +322,18 @@ struct Hashed {
     skipped: Vec<(PathBuf, String)>,
 }
 
+impl Hashed {
+    fn of_file(content: Imported) -> Self {
+        Self {
+            kind: Kind::File,
+            content,
+            size: content.size,
+            entries: Vec::new(),
+            skipped: Vec::new(),
+        }
+    }
+}
+
 /// A share that is in the store.
 struct Made {
     path: PathBuf,
@@ -254,26 +344,33 @@ struct Made {
 
 impl Import {
     fn run(self) -> Result<Made, ShareError> {
-        let path = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
-        let name = self.name.clone().unwrap_or_else(|| name_of(&path));
-        let hashed = if path.is_dir() {
-            self.folder(&path)?
-        } else {
-            self.file(&path)?
+        let (path, hashed) = match &self.source {
+            Source::Path(path) => {
+                let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+                let hashed = if path.is_dir() {
+                    self.folder(&path)?
+                } else {
+                    self.file(&path)?
+                };
+                (path, hashed)
+            }
+            Source::Bytes(bytes) => {
+                let content = Imported {
+                    id: self.store.put_object(bytes)?,
+                    size: bytes.len() as u64,
+                };
+                (self.store.object_path(content.id), Hashed::of_file(content))
+            }
         };
-        let now = now_unix();
-        let created = self.created(hashed.content.id, &name).unwrap_or(now);
-        let Imported { id, size } = hashed.content;
-        let secret = &self.keys.publisher;
-        let manifest = SignedManifest::sign(hashed.kind, id, size, name.as_str(), created, secret)
-            .map_err(ShareError::Name)?;
-        self.store.add_manifest(&manifest, true)?;
+        let name = self.name.clone().unwrap_or_else(|| name_of(&path));
+        let manifest = sign(&self.store, &self.keys, hashed.kind, hashed.content, &name)?;
         let record = ShareRecord {
-            id,
+            id: hashed.content.id,
             kind: hashed.kind,
             name: name.clone(),
             unlisted: self.unlisted,
-            added: now,
+            added: now_unix(),
+            watched: self.watch && !self.copy,
         };
         self.store.add_share(&path, &record)?;
         Ok(Made {
@@ -284,17 +381,6 @@ impl Import {
         })
     }
 
-    /// When the same thing was first shared by us, so that its manifest stays the same from start to start.
-    fn created(&self, id: ContentId, name: &str) -> Option<u64> {
-        let ours = self.keys.publisher();
-        let manifests = self.store.manifests(id).ok()?;
-        manifests
-            .iter()
-            .map(SignedManifest::claims)
-            .find(|claims| claims.publisher == ours && claims.name == name)
-            .map(|claims| claims.created)
-    }
-
     fn file(&self, path: &Path) -> Result<Hashed, ShareError> {
         let progress = Progress::new(&*self.on_progress, &self.cancel.0);
         let content = if self.copy {
@@ -302,27 +388,24 @@ impl Import {
         } else {
             self.store.import_file(path, &progress)?
         };
-        Ok(Hashed {
-            kind: Kind::File,
-            content,
-            size: content.size,
-            entries: Vec::new(),
-            skipped: Vec::new(),
-        })
+        Ok(Hashed::of_file(content))
     }
 
     fn folder(&self, path: &Path) -> Result<Hashed, ShareError> {
         let progress = Progress::new(&*self.on_progress, &self.cancel.0);
-        let tree = self.store.import_tree(path, &progress)?;
-        let entries: Vec<Entry> = tree
-            .entries
-            .into_iter()
-            .map(|(path, file)| Entry {
-                path,
-                size: file.size,
-                content: file.id,
-            })
-            .collect();
+        let tree = if self.watch {
+            // As the looks that follow will see it.
+            let look = Look {
+                quiet: &[PathBuf::new()],
+                busy: &[],
+                gone: &[],
+                settle: Duration::ZERO,
+            };
+            self.store.look(path, &look, &progress)?
+        } else {
+            self.store.import_tree(path, &progress)?
+        };
+        let entries = entries_of(tree.entries);
         let ids = entries.iter().map(|entry| entry.content).collect();
         let collection = Collection::from_entries(entries)?;
         let bytes = collection.encode();
@@ -343,14 +426,51 @@ impl Import {
     }
 }
 
-fn name_of(path: &Path) -> String {
+/// Files of a folder as its listing has them.
+pub(super) fn entries_of(files: Vec<(String, Imported)>) -> Vec<Entry> {
+    let entries = files.into_iter().map(|(path, file)| Entry {
+        path,
+        size: file.size,
+        content: file.id,
+    });
+    entries.collect()
+}
+
+/// Signs what is shared, and keeps the manifest.
+pub(super) fn sign(
+    store: &Store,
+    keys: &Keys,
+    kind: Kind,
+    content: Imported,
+    name: &str,
+) -> Result<SignedManifest, ShareError> {
+    let Imported { id, size } = content;
+    let created = first_shared(store, keys, id, name).unwrap_or_else(now_unix);
+    let manifest = SignedManifest::sign(kind, id, size, name, created, &keys.publisher)
+        .map_err(ShareError::Name)?;
+    store.add_manifest(&manifest, true)?;
+    Ok(manifest)
+}
+
+/// When the same thing was first shared by us, so that its manifest stays the same from start to start.
+fn first_shared(store: &Store, keys: &Keys, id: ContentId, name: &str) -> Option<u64> {
+    let ours = keys.publisher();
+    let manifests = store.manifests(id).ok()?;
+    manifests
+        .iter()
+        .map(SignedManifest::claims)
+        .find(|claims| claims.publisher == ours && claims.name == name)
+        .map(|claims| claims.created)
+}
+
+pub(super) fn name_of(path: &Path) -> String {
     path.file_name().map_or_else(
         || "share".into(),
         |name| name.to_string_lossy().into_owned(),
     )
 }
 
-fn now_unix() -> u64 {
+pub(super) fn now_unix() -> u64 {
     clock()
         .1
         .duration_since(UNIX_EPOCH)

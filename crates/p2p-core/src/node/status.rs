@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     content::{Address, NodeId, PublisherKey},
     peers::PeerInfo,
-    store::{CacheStats, Usage},
+    store::{CacheStats, HashStats, Usage},
 };
 
 /// How a node stands.
@@ -28,10 +28,12 @@ pub struct Status {
     pub peers_known: u64,
     /// Ids whose record the DHT's servers hold.
     pub announced: u64,
-    /// Ids whose turn to be announced has not come.
+    /// Ids that are to be announced now, for the first time or again, and wait for their turn.
     pub announce_due: u64,
-    /// Ids whose last announcement found no server.
+    /// Ids whose last announcement failed; they are tried again.
     pub announce_failed: u64,
+    /// How long the one of them that waits longest has been due.
+    pub announce_lag: Duration,
     /// Fetches under way.
     pub fetches: u64,
     /// Requests of others being served.
@@ -48,6 +50,12 @@ pub struct Status {
     pub cache: CacheStats,
     /// Bytes on the disk that count against the quota.
     pub storage: Usage,
+    /// What was hashed to be shared since the start.
+    pub hashed: HashStats,
+    /// Bytes that may count; when more do, nothing new is fetched.
+    pub quota: u64,
+    /// Bytes of the disk that are to stay free.
+    pub min_free: u64,
 }
 
 impl Status {
@@ -63,6 +71,7 @@ impl Status {
             announced: 0,
             announce_due: 0,
             announce_failed: 0,
+            announce_lag: Duration::ZERO,
             fetches: 0,
             uploads: 0,
             up_bytes: 0,
@@ -71,6 +80,9 @@ impl Status {
             dht_peers: 0,
             cache: CacheStats::default(),
             storage: Usage::default(),
+            hashed: HashStats::default(),
+            quota: 0,
+            min_free: 0,
         }
     }
 }

@@ -7,14 +7,24 @@ use redb::{ReadableTable, WriteTransaction};
 
 use super::IndexError;
 use super::index::{
-    CONTENTS, COPIES, HELD, Index, MANIFESTS, OUTLINES, OpenDatabase, PATHS, SHARES, Table, Totals,
-    copy_key, guarded, keys_of, manifest_key, outline_key, parsed,
+    ALL, CONTENTS, COPIES, HELD, Index, MANIFESTS, OUTLINES, OpenDatabase, PATHS, PINS, SHARED,
+    SHARES, TOTALS, Table, copy_key, guarded, keys_of, manifest_key, outline_key, parsed,
 };
 use super::outline::TOP;
 use super::record::{
-    ContentRecord, HeldRecord, PathRecord, Record, ShareRecord, manifest_value, outline_value,
+    ContentRecord, HeldRecord, PathRecord, PinRecord, Record, ShareRecord, Totals, manifest_value,
+    outline_value,
 };
 use crate::content::{ChainingValue, ContentId, PublisherKey};
+
+/// A table whose records are about a content, and are of no use without it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stray {
+    Outlines,
+    Held,
+    Manifests,
+    Pins,
+}
 
 /// Changes to the index that are made together, or not at all when it is dropped without [`Batch::commit`].
 pub(super) struct Batch<'a> {
@@ -47,7 +57,13 @@ impl<'a> Batch<'a> {
             change,
             _database,
         } = self;
-        guarded(|| Ok(txn.commit()?)).map_err(|error| index.failed(error))?;
+        let committed = guarded(|| {
+            if change != Totals::default() {
+                keep_totals(&txn, change)?;
+            }
+            Ok(txn.commit()?)
+        });
+        committed.map_err(|error| index.failed(error))?;
         index.totals.lock().add(change);
         Ok(())
     }
@@ -79,6 +95,21 @@ impl<'a> Batch<'a> {
         inserted.map_err(|error| self.index.failed(error))
     }
 
+    /// Inserts a record, and says which it takes the place of.
+    fn replace<R: Record>(
+        &mut self,
+        table: Table,
+        key: &[u8],
+        record: &R,
+    ) -> Result<Option<R>, IndexError> {
+        let replaced = guarded(|| {
+            let mut table = self.txn.open_table(table)?;
+            let old = table.insert(key, record.to_value().as_slice())?;
+            Ok(old.and_then(|old| parsed(key, old.value(), R::from_value)))
+        });
+        replaced.map_err(|error| self.index.failed(error))
+    }
+
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), IndexError> {
         let removed = guarded(|| {
             self.txn.open_table(table)?.remove(key)?;
@@ -108,11 +139,11 @@ impl<'a> Batch<'a> {
         id: ContentId,
         record: &ContentRecord,
     ) -> Result<(), IndexError> {
-        if let Some(old) = self.content(id)? {
+        if let Some(old) = self.replace(CONTENTS, id.as_bytes(), record)? {
             self.change.subtract(Totals::of_content(&old));
         }
         self.change.add(Totals::of_content(record));
-        self.insert(CONTENTS, id.as_bytes(), &record.to_value())
+        Ok(())
     }
 
     /// Removes what is known of a content, but for paths and shares.
@@ -122,6 +153,7 @@ impl<'a> Batch<'a> {
         }
         self.remove(CONTENTS, id.as_bytes())?;
         self.remove(HELD, id.as_bytes())?;
+        self.remove(PINS, id.as_bytes())?;
         self.remove_all(OUTLINES, id)?;
         self.remove_all(MANIFESTS, id)
     }
@@ -131,9 +163,14 @@ impl<'a> Batch<'a> {
     }
 
     pub(super) fn put_path(&mut self, path: &[u8], record: &PathRecord) -> Result<(), IndexError> {
-        self.remove_path(path)?;
+        let old = self.replace(PATHS, path, record)?;
         self.change.add(Totals::of_path(record));
-        self.insert(PATHS, path, &record.to_value())?;
+        if let Some(old) = &old {
+            self.change.subtract(Totals::of_path(old));
+        }
+        if let Some(old) = old.filter(|old| old.id != record.id) {
+            self.remove(COPIES, &copy_key(old.id, path))?;
+        }
         self.insert(COPIES, &copy_key(record.id, path), &[])
     }
 
@@ -157,6 +194,10 @@ impl<'a> Batch<'a> {
             ),
             _ => Ok(()),
         }
+    }
+
+    pub(super) fn held(&self, id: ContentId) -> Result<Option<HeldRecord>, IndexError> {
+        self.value(HELD, id.as_bytes(), HeldRecord::from_value)
     }
 
     pub(super) fn put_held(
@@ -243,13 +284,86 @@ impl<'a> Batch<'a> {
         self.remove(MANIFESTS, &manifest_key(id, publisher))
     }
 
+    pub(super) fn share(&self, path: &[u8]) -> Result<Option<ShareRecord>, IndexError> {
+        self.value(SHARES, path, ShareRecord::from_value)
+    }
+
+    pub(super) fn pin(&self, id: ContentId) -> Result<Option<PinRecord>, IndexError> {
+        self.value(PINS, id.as_bytes(), PinRecord::from_value)
+    }
+
+    pub(super) fn put_pin(&mut self, id: ContentId, pin: PinRecord) -> Result<(), IndexError> {
+        self.insert(PINS, id.as_bytes(), &pin.to_value())
+    }
+
+    pub(super) fn remove_pin(&mut self, id: ContentId) -> Result<(), IndexError> {
+        self.remove(PINS, id.as_bytes())
+    }
+
+    /// Removes the records of a table whose key a content that is not known begins. Returns how many that were.
+    pub(super) fn remove_strays(&mut self, table: Stray) -> Result<u64, IndexError> {
+        let table = match table {
+            Stray::Outlines => OUTLINES,
+            Stray::Held => HELD,
+            Stray::Manifests => MANIFESTS,
+            Stray::Pins => PINS,
+        };
+        let mut removed = 0_u64;
+        let retained = guarded(|| {
+            let contents = self.txn.open_table(CONTENTS)?;
+            let mut strays = Vec::new();
+            {
+                let table = self.txn.open_table(table)?;
+                for entry in table.range::<&[u8]>(..)? {
+                    let (key, _) = entry?;
+                    let id = key.value().get(..32).unwrap_or_default();
+                    if contents.get(id)?.is_none() {
+                        strays.push(key.value().to_vec());
+                    }
+                }
+            }
+            drop(contents);
+            let mut table = self.txn.open_table(table)?;
+            for key in strays {
+                table.remove(key.as_slice())?;
+                removed = removed.saturating_add(1);
+            }
+            Ok(())
+        });
+        retained.map_err(|error| self.index.failed(error))?;
+        Ok(removed)
+    }
+
     pub(super) fn put_share(&mut self, path: &[u8], share: &ShareRecord) -> Result<(), IndexError> {
-        self.insert(SHARES, path, &share.to_value())
+        let old = self.replace(SHARES, path, share)?;
+        if let Some(old) = old.filter(|old| old.id != share.id) {
+            self.remove(SHARED, &copy_key(old.id, path))?;
+        }
+        self.insert(SHARED, &copy_key(share.id, path), &[])
     }
 
     pub(super) fn remove_share(&mut self, path: &[u8]) -> Result<Option<ShareRecord>, IndexError> {
         let old = self.value(SHARES, path, ShareRecord::from_value)?;
+        if let Some(old) = &old {
+            self.remove(SHARED, &copy_key(old.id, path))?;
+        }
         self.remove(SHARES, path)?;
         Ok(old)
     }
+}
+
+/// Adds a change to the totals that the file keeps. Without a sound record they are summed up when it is opened next.
+fn keep_totals(txn: &WriteTransaction, change: Totals) -> Result<(), redb::Error> {
+    let mut table = txn.open_table(TOTALS)?;
+    let known = table
+        .get(ALL)?
+        .and_then(|known| Totals::from_value(known.value()));
+    match known {
+        Some(mut totals) => {
+            totals.add(change);
+            table.insert(ALL, totals.to_value().as_slice())?;
+        }
+        None => _ = table.remove(ALL)?,
+    }
+    Ok(())
 }

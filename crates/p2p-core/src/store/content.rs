@@ -1,6 +1,5 @@
 //! A handle to one content: reading it, and everything that reading and writing it share.
 
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -10,17 +9,20 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::direct::Writing;
+use super::fs::{Access, FileHandle, FileSystem, OpenFile};
 use super::outline::KnownOutline;
 use super::part::PartFile;
 use super::record::{ContentRecord, FileStamp, Place};
 use super::shared::{Guarded, Shared};
 use super::{IndexError, ReadError, files};
-use crate::content::{BlockIndex, BlockSet, ContentId};
+use crate::content::{BLOCK_LEN, BlockIndex, BlockSet, ContentId};
 use crate::content::{Geometry, TreeError, VerifiedBlock};
 
 /// How old the last look at the file of a share may be. Every block is verified besides; this finds files that were
 /// replaced or deleted while what is read of them is still right.
 const STAMP_AGE: Duration = Duration::from_millis(200);
+
 /// A content in the store, complete or being fetched. Shared by everyone who uses it; every method may be called
 /// from several threads at once, and may block on the disk.
 pub struct Content {
@@ -33,14 +35,18 @@ pub struct Content {
     pub(super) outline: RwLock<KnownOutline>,
     pub(super) held: Guarded<Held>,
     changes: watch::Sender<u32>,
+    /// Bytes of it that are still to be written, as counted by [`Shared::promise`].
+    promised: AtomicU64,
     health: AtomicU8,
     checked: Guarded<Option<Instant>>,
     /// Whether there is something that the last checkpoint did not have.
     pub(super) dirty: AtomicBool,
+    /// Whether the name of the partial file survives a crash, as far as this handle knows.
+    pub(super) named: AtomicBool,
     /// Whether the store was told to forget it while it was fetched.
     pub(super) forgotten: AtomicBool,
     /// Held while a write is under way; see [`Content::writing`].
-    writing: Mutex<()>,
+    writing: Mutex<Writing>,
     /// Runs the search of a partial file for blocks, once, while others wait.
     pub(super) resumed: Once,
 }
@@ -49,8 +55,15 @@ pub struct Content {
 #[derive(Clone, Debug)]
 pub(super) enum Located {
     Object(PathBuf),
-    File { path: PathBuf, stamp: FileStamp },
-    Part { part: PartFile, stamp: FileStamp },
+    File {
+        path: PathBuf,
+        stamp: FileStamp,
+    },
+    Part {
+        part: PartFile,
+        /// `None` until the file is made, which is when something is written to it.
+        stamp: Option<FileStamp>,
+    },
 }
 
 /// The blocks of the content in its file.
@@ -78,7 +91,7 @@ impl Content {
             _ => BlockSet::full(blocks),
         };
         let (changes, _) = watch::channel(held.count());
-        Self {
+        let content = Self {
             id,
             geometry,
             shared: Arc::clone(shared),
@@ -90,13 +103,30 @@ impl Content {
                 unproven: BlockSet::new(0),
             }),
             changes,
+            promised: AtomicU64::new(0),
             health: AtomicU8::new(SOUND),
             checked: Guarded::default(),
             dirty: AtomicBool::new(false),
+            named: AtomicBool::new(false),
             forgotten: AtomicBool::new(false),
-            writing: Mutex::new(()),
+            writing: Mutex::default(),
             resumed: Once::new(),
-        }
+        };
+        content.promise(content.held_count());
+        content
+    }
+
+    /// The content of a file that was looked at just now and has this stamp.
+    pub(super) fn of_file(
+        shared: &Arc<Shared>,
+        id: ContentId,
+        geometry: Geometry,
+        path: PathBuf,
+        stamp: FileStamp,
+    ) -> Self {
+        let content = Self::new(shared, id, geometry, Located::File { path, stamp });
+        *content.checked.lock() = Some(Instant::now());
+        content
     }
 
     /// Opens what the index says is complete. `None` if the record makes no sense.
@@ -176,12 +206,8 @@ impl Content {
         if !self.holds(block) {
             return Err(ReadError::NotHeld);
         }
-        if let Some(found) = self.shared.cache.block(self.id, block) {
-            return Ok(found);
-        }
-        let found = self.read_verified(block)?;
-        self.shared.cache.offer(&found);
-        Ok(found)
+        let read = || self.read_verified(block);
+        self.shared.cache.block(self.id, block, read)
     }
 
     /// Fills `buffer` from the content at `offset`, as far as there is content. Returns how many bytes that were.
@@ -219,30 +245,26 @@ impl Content {
     pub(super) fn read_verified(&self, block: BlockIndex) -> Result<VerifiedBlock, ReadError> {
         self.load_outline(block)?;
         let file = self.file()?;
-        let bytes = self.read_raw(&file, block).map_err(ReadError::Io)?;
+        let bytes = self.read_raw(&*file, block).map_err(ReadError::Io)?;
         let verified = self.known().tree.verify(block, bytes);
         verified.map_err(|error| self.blame_block(block, error))
     }
 
     /// Reads the bytes of a block as they are: fewer where the file ends early.
-    pub(super) fn read_raw(&self, file: &File, block: BlockIndex) -> io::Result<Bytes> {
-        files::read_at(
-            file,
-            self.geometry.offset_of(block),
-            self.geometry.len_of(block),
-        )
-        .map(Bytes::from)
+    pub(super) fn read_raw(&self, file: &dyn FileHandle, block: BlockIndex) -> io::Result<Bytes> {
+        let (offset, len) = (self.geometry.offset_of(block), self.geometry.len_of(block));
+        file.read_at(offset, len).map(Bytes::from)
     }
 
     /// Taken by who writes to the partial file. One at a time: the kernel lets no two write to a file at once, and has the
     /// second spin.
-    pub(super) fn writing(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn writing(&self) -> MutexGuard<'_, Writing> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns when the writes that are under way are done. Those that come later skip the blocks that are held now.
     pub(super) fn wait_for_writes(&self) {
-        drop(self.writing());
+        *self.writing() = Writing::Unopened;
     }
 
     /// Whether reads can be expected to work.
@@ -257,6 +279,7 @@ impl Content {
     /// The disk lost writes: nothing that was not checkpointed is trusted any more, nothing more is written.
     pub(super) fn set_unsynced(&self) {
         self.health.store(UNSYNCED, Ordering::Release);
+        self.promise(self.held_count());
     }
 
     fn check_health(&self) -> Result<(), ReadError> {
@@ -280,7 +303,7 @@ impl Content {
         let Located::File { path, stamp } = self.located.lock().clone() else {
             return Ok(());
         };
-        match files::stamp(&path) {
+        match self.shared.fs.stamp(&path) {
             Ok(current) if current == stamp => Ok(()),
             Ok(_) => Err(self.condemn(CHANGED)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(self.condemn(MISSING)),
@@ -302,6 +325,13 @@ impl Content {
         }
     }
 
+    /// Ends the use of this handle, whose file is not what it was: reads that are under way fail at their next block.
+    pub(super) fn give_up(&self, gone: bool) {
+        let health = if gone { MISSING } else { CHANGED };
+        self.health.store(health, Ordering::Release);
+        self.shared.handles.close(self.serial);
+    }
+
     /// A block that was believed held is not: drops it from a partial, gives up a complete file.
     fn blame_block(&self, block: BlockIndex, error: TreeError) -> ReadError {
         let located = self.located.lock().clone();
@@ -310,6 +340,7 @@ impl Content {
             Located::Part { .. } => {
                 self.held.lock().blocks.remove(block.get());
                 self.dirty.store(true, Ordering::Release);
+                self.shared.distrust_block(self.id, block);
                 self.tell();
                 return ReadError::NotHeld;
             }
@@ -320,19 +351,21 @@ impl Content {
     }
 
     /// The open file, opened again if it was closed for others.
-    pub(super) fn file(&self) -> Result<Arc<File>, ReadError> {
+    pub(super) fn file(&self) -> Result<OpenFile, ReadError> {
         if let Some(file) = self.shared.handles.file(self.serial) {
             return Ok(file);
         }
         // Opened under the lock, so that a rename by `finish` is either before or after it.
         let opened = {
             let located = self.located.lock();
-            located.open()
+            located.open(&*self.shared.fs)
         };
         match opened {
             Ok(file) => {
-                let file = Arc::new(file);
-                self.shared.handles.keep(self.serial, Arc::clone(&file));
+                // One of a single block is read at once; keeping it would only close a larger one.
+                if self.geometry.blocks() > 1 {
+                    self.shared.handles.keep(self.serial, Arc::clone(&file));
+                }
                 Ok(file)
             }
             Err(Unopened::Changed) => Err(self.condemn(CHANGED)),
@@ -346,16 +379,31 @@ impl Content {
         self.shared.handles.close(self.serial);
     }
 
-    pub(super) fn keep_file(&self, file: File) {
-        self.shared.handles.keep(self.serial, Arc::new(file));
+    pub(super) fn keep_file(&self, file: OpenFile) {
+        self.shared.handles.keep(self.serial, file);
     }
 
     /// Publishes the number of held blocks. It is read inside, so that calls of several threads end with the last.
     pub(super) fn tell(&self) {
         self.changes.send_if_modified(|told| {
             let current = self.held_count();
+            self.promise(current);
             std::mem::replace(told, current) != current
         });
+    }
+}
+
+impl Content {
+    /// Says how much is still to be written when so many blocks are held.
+    fn promise(&self, held: u32) {
+        let held = u64::from(held).saturating_mul(BLOCK_LEN as u64);
+        let missing = if self.is_unsynced() {
+            0
+        } else {
+            self.geometry.size().saturating_sub(held)
+        };
+        let before = self.promised.swap(missing, Ordering::Relaxed);
+        self.shared.promise(before, missing);
     }
 }
 
@@ -368,21 +416,21 @@ pub(super) enum Unopened {
 
 impl Located {
     /// Opens the file if it is still the one that is meant.
-    pub(super) fn open(&self) -> Result<File, Unopened> {
+    pub(super) fn open(&self, fs: &dyn FileSystem) -> Result<OpenFile, Unopened> {
         let opened = match self {
-            Self::Object(path) | Self::File { path, .. } => files::open_plain(path),
-            Self::Part { part, .. } => part.open(false),
+            Self::Object(path) | Self::File { path, .. } => fs.open(path, Access::Read),
+            Self::Part { stamp: None, .. } => return Err(Unopened::Missing),
+            Self::Part { part, .. } => part.open(fs, false),
         };
-        let file = opened.map_err(|error| match error.kind() {
+        let (file, current) = opened.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Unopened::Missing,
             io::ErrorKind::InvalidInput => Unopened::Changed,
             _ => Unopened::Io(error),
         })?;
-        let current = FileStamp::of(&file.metadata().map_err(Unopened::Io)?);
         let same = match self {
             Self::Object(_) => true,
             Self::File { stamp, .. } => current == *stamp,
-            Self::Part { stamp, .. } => current.same_file(stamp),
+            Self::Part { stamp, .. } => stamp.is_some_and(|stamp| current.same_file(&stamp)),
         };
         if same {
             Ok(file)
@@ -400,6 +448,7 @@ fn next_serial() -> u64 {
 impl Drop for Content {
     fn drop(&mut self) {
         self.shared.handles.close(self.serial);
+        self.shared.promise(*self.promised.get_mut(), 0);
     }
 }
 

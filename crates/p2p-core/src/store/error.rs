@@ -31,7 +31,7 @@ pub enum StoreError {
         pid: Option<u32>,
     },
     /// The disk has no room for it, or less than the configured reserve would remain.
-    #[error("not enough space on the disk: {needed} bytes needed, {available} available")]
+    #[error("not enough space on the disk{}", wanted(*needed, *available))]
     NoSpace {
         /// Bytes that were to be written; 0 where a write already under way met a full disk.
         needed: u64,
@@ -121,6 +121,11 @@ impl From<IndexError> for StoreError {
 }
 
 impl StoreError {
+    /// Whether the disk or the quota is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::NoSpace { .. } | Self::QuotaFull { .. })
+    }
+
     /// An I/O failure on `path`; a full disk is told apart.
     pub(super) fn io(path: impl Into<PathBuf>, source: io::Error) -> Self {
         if is_disk_full(&source) {
@@ -251,6 +256,13 @@ pub(super) fn is_disk_full(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
     )
+}
+
+fn wanted(needed: u64, available: u64) -> String {
+    match needed {
+        0 => ": it is full".to_owned(),
+        _ => format!(": {needed} bytes needed, {available} available"),
+    }
 }
 
 fn owner(pid: Option<u32>) -> String {

@@ -5,24 +5,21 @@
 //! for it, and all its blocks are found; after the reverse, the file would be there and nobody would know.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use cap_std::ambient_authority;
-use cap_std::fs::Dir;
-
+use super::checkpoint::sync_together;
 use super::content::{Content, Located};
+use super::fs::{FileHandle, FileKind, FileSystem, Folder, OpenFile, Stat};
 use super::import::adopt;
 use super::part::{PartFile, PartRoot};
 use super::record::{ContentRecord, FileStamp, PathRecord};
+use super::space::{Need, Room};
 use super::{IndexError, ReadError, Store, StoreError, files, hash};
 use crate::content::{BlockIndex, ContentId};
 
-/// Files of a folder up to which each is synced; above, the whole file system is, which then is faster.
-const SYNC_EACH: usize = 256;
 /// Names tried by [`Existing::Rename`].
 const RENAMES: u32 = 10_000;
 
@@ -63,7 +60,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Incomplete`]; [`StoreError::TargetExists`]; [`StoreError::Sync`], after which the content is to
     /// be begun again; [`StoreError::NotAPart`], [`StoreError::Io`], [`StoreError::Index`]. Whatever fails, the
-    /// partial file stays and can be finished again.
+    /// partial file stays and can be finished again; only when the sync of the folder fails last, it is in place.
     pub fn finish(
         &self,
         content: &Arc<Content>,
@@ -72,13 +69,37 @@ impl Store {
         existing: Existing,
     ) -> Result<PathBuf, StoreError> {
         let (ready, file) = ready(content, part.clone(), PathBuf::new())?;
-        content.sync(&file)?;
+        content.sync_with_times(&*file)?;
         let ready = [ready];
-        into_place(target, existing, |target, replace| {
+        into_place(&*self.shared.fs, target, existing, |target, replace| {
             let before = self.record(&ready, target)?;
-            let renamed = self.rename_recorded(&ready, &part.path(), target, replace);
-            renamed.inspect_err(|_| self.record_again(&ready, before))
+            self.rename_to(&part.path(), target, replace)
+                .inspect_err(|_| self.record_again(&ready, before))?;
+            self.renamed(&ready, target)
         })
+    }
+
+    /// Whether a file at `target` is this content, as far as is known of it: as this node wrote it, or shared it, and not
+    /// touched since. With a path, the file there below `target`.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`]; [`StoreError::Io`] if there is no folder to have it.
+    pub fn is_in_place<'a>(
+        &self,
+        entries: impl IntoIterator<Item = (ContentId, &'a str)>,
+        target: &Path,
+    ) -> Result<bool, StoreError> {
+        let fs = &*self.shared.fs;
+        let target = real_target(fs, target)?;
+        for (id, relative) in entries {
+            let path = files::below(&target, Path::new(relative));
+            let known = self.shared.index.path(&files::to_bytes(&path))?;
+            let known = known.filter(|known| known.id == id);
+            if known.is_none_or(|known| fs.stamp(&path).ok() != Some(known.stamp)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Makes the folder of complete partial files the folder at `target`, with one rename and one commit. `entries`
@@ -96,63 +117,116 @@ impl Store {
         existing: Existing,
     ) -> Result<PathBuf, StoreError> {
         let mut all = Vec::with_capacity(entries.len());
+        let mut folder = None;
         for (relative, content) in entries {
-            all.push(ready(content, part.entry(relative), PathBuf::from(relative))?.0);
+            all.push(ready_entry(content, part, relative, &mut folder)?);
         }
-        sync_tree(part, &all)?;
-        into_place(target, existing, |target, replace| {
-            if replace && target.is_dir() {
+        self.sync_tree(part, &all)?;
+        let fs = &*self.shared.fs;
+        into_place(fs, target, existing, |target, replace| {
+            if replace && is_folder(fs, target) {
                 return self.merge_into(part, &all, target);
             }
             let before = self.record(&all, target)?;
-            let renamed = self.rename_recorded(&all, part.path(), target, false);
-            renamed.inspect_err(|_| self.record_again(&all, before))
+            self.rename_to(part.path(), target, false)
+                .inspect_err(|_| self.record_again(&all, before))?;
+            self.renamed(&all, target)
         })
     }
 
     /// Writes a content that is complete in the store (or in another partial file) to a partial file, to be finished
-    /// from there. Shares the bytes on the disk where the file system can; every block is verified either way.
+    /// from there. Shares the bytes on the disk where the file system can; every block is verified either way. `room`
+    /// for it was reserved, and is to be kept until it is finished, from when on the copy counts.
     ///
     /// # Errors
     /// [`StoreError::Incomplete`], [`StoreError::NoSpace`], [`StoreError::QuotaFull`], [`StoreError::NotAPart`],
     /// [`StoreError::Read`] if the source is not what it was, [`StoreError::Io`].
-    pub fn copy_out(&self, content: &Content, to: &PartFile) -> Result<(), StoreError> {
+    pub fn copy_out(
+        &self,
+        content: &Content,
+        to: &PartFile,
+        room: Option<&Room>,
+    ) -> Result<(), StoreError> {
         check_complete(content)?;
         let size = content.geometry.size();
-        self.shared.check_room(&to.folder(), size, 0, size)?;
+        let _room = match room {
+            Some(_) => None,
+            None => Some(self.admit(
+                &to.folder(),
+                Need {
+                    counted: size,
+                    disk: size,
+                },
+                &[content.id],
+            )?),
+        };
         let path = to.path();
         let failed = |error| StoreError::io(&path, error);
         let source = content.file()?;
-        let target = to.open(true).map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidInput => StoreError::NotAPart(path.clone()),
-            _ => failed(error),
-        })?;
-        let this = FileStamp::of(&target.metadata().map_err(failed)?);
-        if this.same_file(&FileStamp::of(&source.metadata().map_err(failed)?)) {
+        let (target, this) =
+            to.open(&*self.shared.fs, true)
+                .map_err(|error| match error.kind() {
+                    io::ErrorKind::InvalidInput => StoreError::NotAPart(path.clone()),
+                    _ => failed(error),
+                })?;
+        if this.same_file(&source.stamp().map_err(failed)?) {
             return Ok(());
         }
-        if size > 0 && files::reflink(&source, &target) {
+        if size > 0 && target.reflink(&*source) {
             return content
                 .geometry
                 .indices()
-                .try_for_each(|block| verify_copy(content, &target, block));
+                .try_for_each(|block| verify_copy(content, &*target, block));
         }
         for block in content.geometry.indices() {
             let bytes = content.read_verified(block)?;
-            files::write_at(&target, content.geometry.offset_of(block), &[bytes.bytes()])
+            target
+                .write_at(content.geometry.offset_of(block), &[bytes.bytes()])
                 .map_err(failed)?;
         }
         target.set_len(size).map_err(failed)
+    }
+
+    /// Has the disk confirm all files of a partial folder, and their names.
+    fn sync_tree(&self, part: &PartRoot, all: &[Ready]) -> Result<(), StoreError> {
+        let sync_failed = |path: PathBuf| move |source| StoreError::Sync { path, source };
+        let contents: Vec<&Content> = all.iter().map(|ready| &*ready.content).collect();
+        if sync_together(part, &contents)? {
+            return Ok(());
+        }
+        let fs = &*self.shared.fs;
+        let mut failures = hash::on_all_cores(all, |ready| {
+            let synced = ready
+                .part
+                .open(fs, false)
+                .map_err(|error| StoreError::io(ready.part.path(), error));
+            synced
+                .and_then(|(file, _)| ready.content.sync_with_times(&*file))
+                .err()
+        });
+        if let Some(failure) = failures.pop() {
+            return Err(failure);
+        }
+        let folders: BTreeSet<&Path> = all
+            .iter()
+            .flat_map(|ready| ready.relative.ancestors().skip(1))
+            .collect();
+        for folder in folders {
+            let folder = files::below(part.path(), folder);
+            fs.sync_folder(&folder).map_err(sync_failed(folder))?;
+        }
+        Ok(())
     }
 
     /// Has the index say that the files are at the target, in one commit.
     fn record(&self, all: &[Ready], target: &Path) -> Result<Vec<Before>, StoreError> {
         let mut before = Vec::with_capacity(all.len());
         let mut displaced = Vec::new();
+        let fs = &*self.shared.fs;
         let mut batch = self.shared.index.write(true)?;
         for ready in all {
             let id = ready.content.id;
-            let path = files::to_bytes(&below(target, &ready.relative));
+            let path = files::to_bytes(&files::below(target, &ready.relative));
             before.push(Before {
                 id,
                 record: batch.content(id)?,
@@ -161,7 +235,7 @@ impl Store {
             });
             let unsaved = ready.content.unsaved_outline();
             batch.put_outline(id, &unsaved)?;
-            displaced.extend(adopt(&mut batch, id, &path, ready.stamp, true)?);
+            displaced.extend(adopt(fs, &mut batch, id, &path, ready.stamp, true)?);
         }
         batch.commit()?;
         for id in displaced {
@@ -195,98 +269,103 @@ impl Store {
         }
     }
 
-    /// Renames the partial file or folder, and has the handles know.
-    fn rename_recorded(
-        &self,
-        all: &[Ready],
-        from: &Path,
-        target: &Path,
-        replace: bool,
-    ) -> Result<(), StoreError> {
+    /// Renames the partial file or folder.
+    fn rename_to(&self, from: &Path, target: &Path, replace: bool) -> Result<(), StoreError> {
+        let fs = &*self.shared.fs;
         let renamed = if replace {
-            std::fs::rename(from, target)
+            fs.rename(from, target)
         } else {
-            files::rename_new(from, target)
+            fs.rename_new(from, target)
         };
         renamed.map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => StoreError::TargetExists(target.to_path_buf()),
             _ => StoreError::io(target, error),
-        })?;
-        for ready in all {
-            self.moved(ready, &below(target, &ready.relative))?;
-        }
-        let folder = files::folder_of(target);
-        // Nothing is lost if this fails: the old name is as good as the new one after a crash.
-        files::sync_folder(folder).map_err(|source| StoreError::Sync {
-            path: folder.to_path_buf(),
-            source,
         })
+    }
+
+    /// Has the handles know of the rename, and the disk confirm it. Should that fail, the files are where they are.
+    fn renamed(&self, all: &[Ready], target: &Path) -> Result<(), StoreError> {
+        self.moved(all, target)?;
+        // Nothing is lost if this fails: the old name is as good as the new one after a crash.
+        sync_names(&*self.shared.fs, files::folder_of(target))
     }
 
     /// Moves the files of a partial folder into a folder that is there, without leaving it by any link in it.
     fn merge_into(&self, part: &PartRoot, all: &[Ready], target: &Path) -> Result<(), StoreError> {
         let failed = |error| StoreError::io(target, error);
-        let dir = Dir::open_ambient_dir(target, ambient_authority()).map_err(failed)?;
+        let fs = &*self.shared.fs;
+        let dir = fs.folder(target).map_err(failed)?;
         self.record(all, target)?;
         let mut folders = BTreeSet::from([target.to_path_buf()]);
         for ready in all {
-            let path = below(target, &ready.relative);
+            let path = files::below(target, &ready.relative);
             let failed = |error| StoreError::io(&path, error);
             if let Some(folder) = ready
                 .relative
                 .parent()
                 .filter(|folder| !folder.as_os_str().is_empty())
             {
-                dir.create_dir_all(folder).map_err(failed)?;
+                dir.create_folders(folder).map_err(failed)?;
                 folders.extend(folder.ancestors().map(|folder| target.join(folder)));
             }
-            part.dir()
-                .rename(&ready.relative, &dir, &ready.relative)
+            part.opened()
+                .move_below(&ready.relative, target)
                 .map_err(failed)?;
-            self.moved(ready, &path)?;
+            self.moved(std::slice::from_ref(ready), target)?;
         }
         for folder in &folders {
-            files::sync_folder(folder).map_err(|source| StoreError::Sync {
-                path: folder.clone(),
-                source,
-            })?;
+            sync_names(fs, folder)?;
         }
-        remove_empty(part.path());
+        remove_empty(fs, part.path());
         Ok(())
     }
 
-    /// Has the handle know its new path if it was its own partial file that moved, and keeps it open.
-    fn moved(&self, ready: &Ready, path: &Path) -> Result<(), StoreError> {
-        let stamp = files::stamp(path).map_err(|error| StoreError::io(path, error))?;
-        if stamp != ready.stamp {
+    /// Has the handles know the new paths if it was their own partial files that moved, and keeps them open.
+    fn moved(&self, all: &[Ready], target: &Path) -> Result<(), StoreError> {
+        let fs = &*self.shared.fs;
+        let mut own = Vec::new();
+        let mut altered = Vec::new();
+        for ready in all {
+            let path = files::below(target, &ready.relative);
+            let stamp = fs
+                .stamp(&path)
+                .map_err(|error| StoreError::io(&path, error))?;
+            let content = &ready.content;
+            let mut located = content.located.lock();
+            match &mut *located {
+                Located::Part { part, .. } if *part == ready.part => {
+                    let path = path.clone();
+                    *located = Located::File { path, stamp };
+                    own.push(content);
+                }
+                // A copy took the place of the file it was made of.
+                Located::File {
+                    path: at,
+                    stamp: known,
+                } if *at == path => {
+                    *known = stamp;
+                    content.close_file();
+                }
+                _ => {}
+            }
+            if stamp != ready.stamp {
+                altered.push((content.id, path, stamp));
+            }
+        }
+        if !altered.is_empty() {
             // A file system that does not keep times or numbers over a rename.
             let mut batch = self.shared.index.write(false)?;
-            adopt(
-                &mut batch,
-                ready.content.id,
-                &files::to_bytes(path),
-                stamp,
-                true,
-            )?;
+            for (id, path, stamp) in altered {
+                adopt(fs, &mut batch, id, &files::to_bytes(&path), stamp, true)?;
+            }
             batch.commit()?;
         }
-        let content = &ready.content;
-        let own = {
-            let mut located = content.located.lock();
-            let own =
-                matches!(&*located, Located::Part { part, .. } if part.path() == ready.part.path());
-            if own {
-                *located = Located::File {
-                    path: path.to_path_buf(),
-                    stamp,
-                };
-            }
-            own
-        };
-        if own {
+        for content in &own {
             content.close_file();
             content.set_outline_saved(&content.unsaved_outline());
-            let mut open = self.open.lock();
+        }
+        let mut open = self.open.lock();
+        for content in own {
             open.partial.remove(&content.id);
             open.keep(Arc::clone(content));
         }
@@ -311,19 +390,20 @@ fn ready(
     content: &Arc<Content>,
     part: PartFile,
     relative: PathBuf,
-) -> Result<(Ready, File), StoreError> {
+) -> Result<(Ready, OpenFile), StoreError> {
     check_complete(content)?;
     // A block that two peers sent may still be written a second time, which would change the file's times.
     content.wait_for_writes();
     let path = part.path();
     let failed = |error| StoreError::io(&path, error);
-    let file = part.open(false).map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidInput => StoreError::NotAPart(path.clone()),
-        _ => failed(error),
-    })?;
+    let (file, found) =
+        part.open(&*content.shared.fs, false)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidInput => StoreError::NotAPart(path.clone()),
+                _ => failed(error),
+            })?;
     let size = content.geometry.size();
-    let len = file.metadata().map_err(failed)?.len();
-    if len < size {
+    if found.size < size {
         let (id, blocks) = (content.id, content.geometry.blocks());
         return Err(StoreError::Incomplete {
             id,
@@ -331,11 +411,11 @@ fn ready(
             blocks,
         });
     }
-    if len > size {
+    if found.size > size {
         // Left by something else under the same name.
         file.set_len(size).map_err(failed)?;
     }
-    let stamp = FileStamp::of(&file.metadata().map_err(failed)?);
+    let stamp = file.stamp().map_err(failed)?;
     Ok((
         Ready {
             content: Arc::clone(content),
@@ -347,8 +427,57 @@ fn ready(
     ))
 }
 
+/// As [`ready`], without opening a file that is as it should be. `folder` is the one looked into last.
+fn ready_entry(
+    content: &Arc<Content>,
+    root: &PartRoot,
+    relative: &str,
+    folder: &mut Option<(PathBuf, Arc<dyn Folder>)>,
+) -> Result<Ready, StoreError> {
+    let (part, relative) = (root.entry(relative), PathBuf::from(relative));
+    check_complete(content)?;
+    content.wait_for_writes();
+    match look(root, &relative, folder) {
+        Ok(found)
+            if found.kind == FileKind::File && found.stamp.size == content.geometry.size() =>
+        {
+            Ok(Ready {
+                content: Arc::clone(content),
+                part,
+                relative,
+                stamp: found.stamp,
+            })
+        }
+        _ => Ok(ready(content, part, relative)?.0),
+    }
+}
+
+fn look(
+    root: &PartRoot,
+    relative: &Path,
+    last: &mut Option<(PathBuf, Arc<dyn Folder>)>,
+) -> io::Result<Stat> {
+    let (Some(parent), Some(name)) = (relative.parent(), relative.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    if parent.as_os_str().is_empty() {
+        return root.opened().stat(name.as_ref());
+    }
+    let folder = match last.take() {
+        Some((path, folder)) if path == parent => folder,
+        _ => root.opened().folder(parent)?,
+    };
+    let found = folder.stat(name.as_ref());
+    *last = Some((parent.to_path_buf(), folder));
+    found
+}
+
 /// Verifies a block of a file that is meant to be a copy.
-fn verify_copy(content: &Content, copy: &File, block: BlockIndex) -> Result<(), StoreError> {
+fn verify_copy(
+    content: &Content,
+    copy: &dyn FileHandle,
+    block: BlockIndex,
+) -> Result<(), StoreError> {
     let bytes = content.read_raw(copy, block).map_err(ReadError::Io)?;
     if content.verify(block, bytes).is_ok() {
         return Ok(());
@@ -358,42 +487,14 @@ fn verify_copy(content: &Content, copy: &File, block: BlockIndex) -> Result<(), 
     Err(ReadError::Io(io::Error::other("the copy of a file differs from it")).into())
 }
 
-/// Has the disk confirm all files of a partial folder, and their names.
-fn sync_tree(part: &PartRoot, all: &[Ready]) -> Result<(), StoreError> {
-    let sync_failed = |path: PathBuf| move |source| StoreError::Sync { path, source };
-    if all.len() > SYNC_EACH
-        && files::sync_everything(part.path()).map_err(sync_failed(part.path().to_path_buf()))?
-    {
-        return Ok(());
-    }
-    let mut failures = hash::on_all_cores(all, |ready| {
-        let synced = ready
-            .part
-            .open(false)
-            .map_err(|error| StoreError::io(ready.part.path(), error));
-        synced.and_then(|file| ready.content.sync(&file)).err()
-    });
-    if let Some(failure) = failures.pop() {
-        return Err(failure);
-    }
-    let folders: BTreeSet<&Path> = all
-        .iter()
-        .flat_map(|ready| ready.relative.ancestors().skip(1))
-        .collect();
-    for folder in folders {
-        let folder = below(part.path(), folder);
-        files::sync_folder(&folder).map_err(sync_failed(folder))?;
-    }
-    Ok(())
-}
-
 /// Finds the name that `existing` asks for and puts something there. `place` is told whether to replace.
 fn into_place(
+    fs: &dyn FileSystem,
     target: &Path,
     existing: Existing,
     mut place: impl FnMut(&Path, bool) -> Result<(), StoreError>,
 ) -> Result<PathBuf, StoreError> {
-    let target = real_target(target)?;
+    let target = real_target(fs, target)?;
     let candidates: u32 = if existing == Existing::Rename {
         RENAMES
     } else {
@@ -406,7 +507,7 @@ fn into_place(
             numbered(&target, number)
         };
         let replace = existing == Existing::Overwrite;
-        if !replace && std::fs::symlink_metadata(&candidate).is_ok() {
+        if !replace && fs.exists(&candidate) {
             continue;
         }
         match place(&candidate, replace) {
@@ -419,10 +520,10 @@ fn into_place(
 }
 
 /// The target by the name that its folder really has, as imports know it.
-fn real_target(target: &Path) -> Result<PathBuf, StoreError> {
+fn real_target(fs: &dyn FileSystem, target: &Path) -> Result<PathBuf, StoreError> {
     let folder = files::folder_of(target);
-    let folder = folder
-        .canonicalize()
+    let folder = fs
+        .real_path(folder)
         .map_err(|error| StoreError::io(folder, error))?;
     match target.file_name() {
         Some(name) => Ok(folder.join(name)),
@@ -441,21 +542,28 @@ fn numbered(target: &Path, number: u32) -> PathBuf {
     target.with_file_name(name)
 }
 
-fn below(folder: &Path, relative: &Path) -> PathBuf {
-    // Joining nothing would add a slash.
-    if relative.as_os_str().is_empty() {
-        folder.to_path_buf()
-    } else {
-        folder.join(relative)
-    }
+/// Whether there is a folder at a path, or a link to one.
+fn is_folder(fs: &dyn FileSystem, path: &Path) -> bool {
+    let real = fs.real_path(path).and_then(|path| fs.stat(&path));
+    real.is_ok_and(|stat| stat.kind == FileKind::Folder)
+}
+
+/// Has the disk confirm the names in a folder. What a failed sync was to write of a folder is still to be written, other
+/// than the bytes of a file, so that it is worth asking twice.
+fn sync_names(fs: &dyn FileSystem, folder: &Path) -> Result<(), StoreError> {
+    let synced = fs.sync_folder(folder).or_else(|_| fs.sync_folder(folder));
+    synced.map_err(|source| StoreError::Sync {
+        path: folder.to_path_buf(),
+        source,
+    })
 }
 
 /// Removes a folder whose files were all moved away. One with something else in it stays.
-fn remove_empty(folder: &Path) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_empty(&entry.path());
+fn remove_empty(fs: &dyn FileSystem, folder: &Path) {
+    for (name, stat) in fs.list(folder).unwrap_or_default() {
+        if stat.kind == FileKind::Folder {
+            remove_empty(fs, &folder.join(name));
         }
     }
-    let _ = std::fs::remove_dir(folder);
+    let _ = fs.remove_folder(folder);
 }

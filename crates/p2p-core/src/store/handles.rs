@@ -1,9 +1,9 @@
 //! Open files, few enough for the system's limit however many contents are in use.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::sync::Arc;
 
+use super::fs::OpenFile;
 use super::shared::Guarded;
 
 /// Files kept open at once. The usual limit of a process is 1,024, and sockets need most of them.
@@ -16,12 +16,12 @@ pub(super) struct Handles(Guarded<Open>);
 
 #[derive(Default)]
 struct Open {
-    files: HashMap<u64, (Arc<File>, u64)>,
+    files: HashMap<u64, (OpenFile, u64)>,
     tick: u64,
 }
 
 impl Handles {
-    pub(super) fn file(&self, serial: u64) -> Option<Arc<File>> {
+    pub(super) fn file(&self, serial: u64) -> Option<OpenFile> {
         let mut open = self.0.lock();
         open.tick = open.tick.wrapping_add(1);
         let tick = open.tick;
@@ -30,7 +30,7 @@ impl Handles {
         Some(Arc::clone(file))
     }
 
-    pub(super) fn keep(&self, serial: u64, file: Arc<File>) {
+    pub(super) fn keep(&self, serial: u64, file: OpenFile) {
         let mut open = self.0.lock();
         open.tick = open.tick.wrapping_add(1);
         let tick = open.tick;

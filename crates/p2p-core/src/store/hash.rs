@@ -1,15 +1,14 @@
 //! Hashing files with every core.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
+use super::fs::{Access, FileHandle, FileSystem};
 use super::record::FileStamp;
 use super::shared::Guarded;
-use super::{ImportError, Progress, files};
+use super::{ImportError, Progress};
 use crate::content::{
     BLOCK_LEN, ChainingValue, ContentId, Geometry, Outline, OutlineBuilder, block_value,
 };
@@ -46,6 +45,11 @@ impl<'a> Meter<'a> {
             .fetch_add(bytes, Ordering::Relaxed)
             .saturating_add(bytes);
         self.progress.report(done, self.total);
+    }
+
+    /// Bytes so far.
+    pub(super) fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
     }
 
     pub(super) fn check(&self) -> Result<(), ImportError> {
@@ -97,30 +101,32 @@ pub(super) fn on_all_cores<T: Sync, R: Send>(
 
 /// Hashes a file that must stay as it is meanwhile. Memory: 32 bytes for each block twice, and a buffer per thread.
 pub(super) fn hash_file(
+    fs: &dyn FileSystem,
     path: &Path,
     threads: usize,
     meter: &Meter<'_>,
 ) -> Result<Hashed, ImportError> {
     let failed = |error: io::Error| read_failure(path, error);
-    let file = files::open_plain(path).map_err(failed)?;
-    let stamp = FileStamp::of(&file.metadata().map_err(failed)?);
+    let (file, stamp) = fs.open(path, Access::Read).map_err(failed)?;
     let geometry = Geometry::new(stamp.size).map_err(|_| ImportError::TooLarge {
         path: path.to_path_buf(),
     })?;
     let (id, outline) = if geometry.blocks() <= 1 {
-        let bytes = files::read_at(&file, 0, BLOCK_LEN).map_err(failed)?;
+        // One byte more, to see that there is none.
+        let len = geometry.size().saturating_add(1).min(BLOCK_LEN as u64);
+        let bytes = file.read_at(0, len as usize).map_err(failed)?;
         meter.add(bytes.len() as u64);
         OutlineBuilder::single(&bytes)
     } else {
-        let values = hash_blocks(&file, geometry, threads, path, meter)?;
+        let values = hash_blocks(&*file, geometry, threads, path, meter)?;
         let mut builder = OutlineBuilder::new(geometry);
         values.into_iter().for_each(|value| builder.push(value));
         builder
             .finish()
             .map_err(|error| failed(io::Error::other(error)))?
     };
-    let after = FileStamp::of(&file.metadata().map_err(failed)?);
-    let still_there = files::stamp(path).is_ok_and(|there| there == stamp);
+    let after = file.stamp().map_err(failed)?;
+    let still_there = fs.stamp(path).is_ok_and(|there| there == stamp);
     if after != stamp || !still_there || outline.geometry() != geometry {
         return Err(ImportError::ChangedWhileReading {
             path: path.to_path_buf(),
@@ -131,13 +137,13 @@ pub(super) fn hash_file(
 
 /// The values of all blocks, in order. Threads take a segment each from what is left.
 fn hash_blocks(
-    file: &File,
+    file: &dyn FileHandle,
     geometry: Geometry,
     threads: usize,
     path: &Path,
     meter: &Meter<'_>,
 ) -> Result<Vec<ChainingValue>, ImportError> {
-    files::will_read_all(file);
+    file.will_read_all();
     let mut values = vec![ChainingValue::default(); geometry.blocks() as usize];
     let failure = Guarded::new(None);
     let stop = AtomicBool::new(false);
@@ -171,7 +177,7 @@ fn hash_blocks(
 
 /// Reads and hashes a few blocks. Returns how many bytes they have.
 fn hash_segment(
-    file: &File,
+    file: &dyn FileHandle,
     geometry: Geometry,
     first: u32,
     values: &mut [ChainingValue],
@@ -180,7 +186,7 @@ fn hash_segment(
     let start = u64::from(first) * BLOCK_LEN as u64;
     let len = (buffer.len() as u64).min(geometry.size() - start);
     let bytes = &mut buffer[..len as usize];
-    file.read_exact_at(bytes, start)?;
+    file.read_exact_at(start, bytes)?;
     for ((value, block), offset) in values
         .iter_mut()
         .zip(bytes.chunks(BLOCK_LEN))

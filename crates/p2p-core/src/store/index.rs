@@ -3,22 +3,27 @@
 //! Reads see what was committed; writes go through a [`Batch`], which is all or nothing. A batch that is not durable
 //! is seen at once and survives a crash only when a later durable one did: for what can be found out again.
 
+use std::io;
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use redb::backends::FileBackend;
 use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, StorageError, TableDefinition,
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    StorageBackend, StorageError, TableDefinition,
 };
 
 use super::batch::Batch;
+use super::fs::{Access, FileSystem, OpenFile};
 use super::record::{
-    ContentRecord, HeldRecord, PathRecord, Place, Record, ShareRecord, State, manifest_bytes,
-    outline_values,
+    ContentRecord, HeldRecord, PathRecord, PinRecord, Place, Record, ShareRecord, State, Totals,
+    manifest_bytes, outline_values,
 };
 use super::shared::Guarded;
+use super::space::index_growth;
 use super::{IndexError, StoreError, Usage, files};
 use crate::content::{ChainingValue, ContentId, PublisherKey, SignedManifest};
 
@@ -31,26 +36,30 @@ pub(super) const OUTLINES: Table = TableDefinition::new("outlines");
 pub(super) const HELD: Table = TableDefinition::new("held");
 pub(super) const MANIFESTS: Table = TableDefinition::new("manifests");
 pub(super) const SHARES: Table = TableDefinition::new("shares");
+pub(super) const PINS: Table = TableDefinition::new("pins");
+pub(super) const SHARED: Table = TableDefinition::new("shared");
+pub(super) const TOTALS: Table = TableDefinition::new("totals");
+pub(super) const ANNOUNCED: Table = TableDefinition::new("announced");
+/// All of them.
+const TABLES: [Table; 11] = [
+    CONTENTS, PATHS, COPIES, OUTLINES, HELD, MANIFESTS, SHARES, PINS, SHARED, TOTALS, ANNOUNCED,
+];
+/// The key of the only record in `totals`.
+pub(super) const ALL: &[u8] = &[];
 
 /// Memory for pages of the index. The library's own default is 1 GiB.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
 
 /// The index.
 pub(super) struct Index {
+    fs: Arc<dyn FileSystem>,
     path: PathBuf,
     /// `None` only while it is opened again.
     database: RwLock<Option<OpenDatabase>>,
     /// Set by an I/O error (after which the library refuses everything until the file is opened again) and by damage.
     broken: AtomicBool,
+    /// What `totals` says, kept up to date by the batches.
     pub(super) totals: Guarded<Totals>,
-}
-
-/// Bytes that count against the quota, kept up to date by the batches. Signed, because changes are.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Totals {
-    downloads: i64,
-    partial: i64,
-    objects: i64,
 }
 
 impl Totals {
@@ -58,16 +67,19 @@ impl Totals {
         self.downloads = self.downloads.saturating_add(other.downloads);
         self.partial = self.partial.saturating_add(other.partial);
         self.objects = self.objects.saturating_add(other.objects);
+        self.growth = self.growth.saturating_add(other.growth);
     }
 
     pub(super) fn subtract(&mut self, other: Self) {
         self.downloads = self.downloads.saturating_sub(other.downloads);
         self.partial = self.partial.saturating_sub(other.partial);
         self.objects = self.objects.saturating_sub(other.objects);
+        self.growth = self.growth.saturating_sub(other.growth);
     }
 
     pub(super) fn of_content(record: &ContentRecord) -> Self {
-        let size = i64::try_from(record.size).unwrap_or(i64::MAX);
+        let bytes = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let size = bytes(record.size);
         match (&record.place, record.state) {
             (Place::Object, _) => Self {
                 objects: size,
@@ -75,6 +87,7 @@ impl Totals {
             },
             (Place::Part(_), State::Partial) => Self {
                 partial: size,
+                growth: bytes(index_growth(record.size)),
                 ..Self::default()
             },
             _ => Self::default(),
@@ -92,31 +105,50 @@ impl Totals {
 
 impl Index {
     /// Opens the index, or makes a new one. One that cannot be read is set aside. Also says whether it is new.
-    pub(super) fn open(path: &Path) -> Result<(Self, bool), StoreError> {
-        let fresh = std::fs::metadata(path).map_or(true, |metadata| metadata.len() == 0);
-        match Self::open_at(path) {
+    pub(super) fn open(fs: &Arc<dyn FileSystem>, path: &Path) -> Result<(Self, bool), StoreError> {
+        let fresh = size_of(&**fs, path) == 0;
+        let suspect = suspect_of(path);
+        let suspected = fs.exists(&suspect);
+        let index = Self::open_at(fs, path).and_then(|index| match suspected {
+            true => index.check().map(|()| index),
+            false => Ok(index),
+        });
+        let opened = match index {
             Ok(index) => Ok((index, fresh)),
             Err(error) if is_damage(&error) => {
                 let aside = path.with_extension("redb.damaged");
                 tracing::error!(%error, aside = %aside.display(), "the index is damaged and is set aside");
-                std::fs::rename(path, &aside).map_err(|error| StoreError::io(path, error))?;
-                Ok((Self::open_at(path).map_err(boxed)?, true))
+                fs.rename(path, &aside)
+                    .map_err(|error| StoreError::io(path, error))?;
+                Ok((Self::open_at(fs, path).map_err(boxed)?, true))
             }
             Err(error) => Err(boxed(error).into()),
+        };
+        if suspected && opened.is_ok() {
+            fs.remove(&suspect)
+                .map_err(|error| StoreError::io(&suspect, error))?;
         }
+        opened
     }
 
-    fn open_at(path: &Path) -> Result<Self, redb::Error> {
-        let database = open_database(path)?;
-        let totals = guarded(|| {
-            let batch = database.get()?.begin_write()?;
-            for table in [CONTENTS, PATHS, COPIES, OUTLINES, HELD, MANIFESTS, SHARES] {
-                batch.open_table(table)?;
-            }
-            batch.commit()?;
-            sum(&database.get()?.begin_read()?)
-        })?;
+    /// Checks every page. The library has done that for none when it opened the file.
+    fn check(&self) -> Result<(), redb::Error> {
+        let mut database = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        guarded(|| {
+            let open = database.as_mut().ok_or(redb::Error::DatabaseClosed)?;
+            open.get_mut()?.check_integrity()?;
+            Ok(())
+        })
+    }
+
+    fn open_at(fs: &Arc<dyn FileSystem>, path: &Path) -> Result<Self, redb::Error> {
+        let database = open_database(&**fs, path, false)?;
+        let totals = guarded(|| prepare(database.get()?))?;
         Ok(Self {
+            fs: Arc::clone(fs),
             path: path.to_path_buf(),
             database: RwLock::new(Some(database)),
             broken: AtomicBool::new(false),
@@ -133,7 +165,11 @@ impl Index {
                 .unwrap_or_else(PoisonError::into_inner);
             if self.broken.load(Ordering::Acquire) {
                 *database = None;
-                *database = Some(open_database(&self.path).map_err(boxed)?);
+                let opened = open_database(&*self.fs, &self.path, true).map_err(boxed)?;
+                // What was not synced is gone.
+                let (totals, _) = guarded(|| totals(opened.get()?)).map_err(boxed)?;
+                *self.totals.lock() = totals;
+                *database = Some(opened);
                 self.broken.store(false, Ordering::Release);
             }
         }
@@ -151,10 +187,15 @@ impl Index {
         ) {
             self.broken.store(true, Ordering::Release);
         }
+        if is_damage(&error) {
+            tracing::error!(%error, "the index is damaged, and is made anew at the next start");
+            // Whatever becomes of it, the error is told.
+            let _ = self.fs.open(&suspect_of(&self.path), Access::Create);
+        }
         boxed(error)
     }
 
-    fn read<T>(
+    pub(super) fn read<T>(
         &self,
         read: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, IndexError> {
@@ -178,7 +219,7 @@ impl Index {
     }
 
     /// All records of a table in a range of keys, without those that are damaged.
-    fn list<T>(
+    pub(super) fn list<T>(
         &self,
         table: Table,
         keys: Option<RangeInclusive<Vec<u8>>>,
@@ -205,14 +246,52 @@ impl Index {
         self.value(CONTENTS, id.as_bytes(), ContentRecord::from_value)
     }
 
-    pub(super) fn contents(&self) -> Result<Vec<(ContentId, ContentRecord)>, IndexError> {
-        self.list(CONTENTS, None, |key, value| {
-            Some((id_of(key)?, ContentRecord::from_value(value)?))
+    /// The records of many contents, as they were at one moment.
+    pub(super) fn contents_of(
+        &self,
+        ids: &[ContentId],
+    ) -> Result<Vec<Option<ContentRecord>>, IndexError> {
+        self.read(|txn| {
+            let table = txn.open_table(CONTENTS)?;
+            let mut found = Vec::with_capacity(ids.len());
+            for id in ids {
+                let value = table.get(id.as_bytes().as_slice())?;
+                found.push(value.and_then(|value| {
+                    parsed(id.as_bytes(), value.value(), ContentRecord::from_value)
+                }));
+            }
+            Ok(found)
         })
     }
 
     pub(super) fn path(&self, path: &[u8]) -> Result<Option<PathRecord>, IndexError> {
         self.value(PATHS, path, PathRecord::from_value)
+    }
+
+    /// The records of all paths that are one of these or below one, by path.
+    pub(super) fn paths_under(
+        &self,
+        places: &[Vec<u8>],
+    ) -> Result<Vec<(Vec<u8>, PathRecord)>, IndexError> {
+        let mut found = self.read(|txn| {
+            let table = txn.open_table(PATHS)?;
+            let mut found = Vec::new();
+            for place in places {
+                let place = place.strip_suffix(b"/").unwrap_or(place);
+                let itself = table.get(place)?;
+                found.extend(itself.and_then(|value| path_entry(place, value.value())));
+                // All that begin with the place and `/`: up to the character after it.
+                let (first, end) = ([place, b"/"].concat(), [place, b"0"].concat());
+                for entry in table.range(first.as_slice()..end.as_slice())? {
+                    let (key, value) = entry?;
+                    found.extend(path_entry(key.value(), value.value()));
+                }
+            }
+            Ok(found)
+        })?;
+        found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        found.dedup_by(|(a, _), (b, _)| a == b);
+        Ok(found)
     }
 
     /// The paths of all files that were this content when last looked at.
@@ -233,14 +312,57 @@ impl Index {
     }
 
     pub(super) fn manifests(&self, id: ContentId) -> Result<Vec<SignedManifest>, IndexError> {
-        self.list(MANIFESTS, Some(keys_of(id)), |_, value| {
-            SignedManifest::decode(manifest_bytes(value)?).ok()
+        self.list(MANIFESTS, Some(keys_of(id)), |_, value| manifest_of(value))
+    }
+
+    /// The shares of one content.
+    pub(super) fn shares_of(
+        &self,
+        id: ContentId,
+    ) -> Result<Vec<(PathBuf, ShareRecord)>, IndexError> {
+        self.read(|txn| {
+            let (shared, shares) = (txn.open_table(SHARED)?, txn.open_table(SHARES)?);
+            let keys = keys_of(id);
+            let mut found = Vec::new();
+            for entry in shared.range(keys.start().as_slice()..=keys.end().as_slice())? {
+                let (key, _) = entry?;
+                let Some(path) = path_of(key.value()) else {
+                    continue;
+                };
+                let share = shares.get(path.as_slice())?;
+                let share =
+                    share.and_then(|share| parsed(&path, share.value(), ShareRecord::from_value));
+                found.extend(share.map(|share| (files::from_bytes(&path), share)));
+            }
+            Ok(found)
         })
+    }
+
+    pub(super) fn share_count(&self) -> Result<u64, IndexError> {
+        self.read(|txn| Ok(txn.open_table(SHARES)?.len()?))
     }
 
     pub(super) fn shares(&self) -> Result<Vec<(PathBuf, ShareRecord)>, IndexError> {
         self.list(SHARES, None, |key, value| {
             Some((files::from_bytes(key), ShareRecord::from_value(value)?))
+        })
+    }
+
+    pub(super) fn share(&self, path: &[u8]) -> Result<Option<ShareRecord>, IndexError> {
+        self.value(SHARES, path, ShareRecord::from_value)
+    }
+
+    /// What is pinned, by id.
+    pub(super) fn pins(&self) -> Result<Vec<(ContentId, PinRecord)>, IndexError> {
+        self.list(PINS, None, |key, value| {
+            Some((id_of(key)?, PinRecord::from_value(value)?))
+        })
+    }
+
+    /// All paths, with what was there when last looked at.
+    pub(super) fn paths(&self) -> Result<Vec<(Vec<u8>, PathRecord)>, IndexError> {
+        self.list(PATHS, None, |key, value| {
+            Some((key.to_vec(), PathRecord::from_value(value)?))
         })
     }
 
@@ -251,8 +373,24 @@ impl Index {
             downloads: bytes(totals.downloads),
             partial: bytes(totals.partial),
             objects: bytes(totals.objects),
-            index: std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len()),
+            // The file has holes, which a fetch fills: its length says nothing.
+            index: self.fs.allocated(&self.path).unwrap_or(0),
+            reserved: bytes(totals.growth),
         }
+    }
+
+    /// Gives back to the disk what the file has no use for. Everyone else waits meanwhile.
+    pub(super) fn compact(&self) -> Result<(), IndexError> {
+        drop(self.database()?);
+        let mut database = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let compacted = guarded(|| {
+            let open = database.as_mut().ok_or(redb::Error::DatabaseClosed)?;
+            Ok(open.get_mut()?.compact()?)
+        });
+        compacted.map(|_| ()).map_err(|error| self.failed(error))
     }
 
     /// Begins a batch, after those of other threads.
@@ -285,6 +423,12 @@ impl OpenDatabase {
             .as_ref()
             .ok_or_else(|| StorageError::DatabaseClosed.into())
     }
+
+    fn get_mut(&mut self) -> Result<&mut Database, redb::Error> {
+        self.0
+            .as_mut()
+            .ok_or_else(|| StorageError::DatabaseClosed.into())
+    }
 }
 
 impl Drop for OpenDatabase {
@@ -300,14 +444,64 @@ impl Drop for OpenDatabase {
     }
 }
 
-fn open_database(path: &Path) -> Result<OpenDatabase, redb::Error> {
+/// What says that the index was found damaged while it was in use: it is checked when it is opened next.
+fn suspect_of(path: &Path) -> PathBuf {
+    path.with_extension("redb.suspect")
+}
+
+/// The length of the index. It may be on another disk, with a link to it.
+fn size_of(fs: &dyn FileSystem, path: &Path) -> u64 {
+    let real = fs.real_path(path).and_then(|path| fs.stamp(&path));
+    real.map_or(0, |stamp| stamp.size)
+}
+
+/// Opens the database; `again` after a failure, when the system's memory of the file is no proof of what the disk has.
+fn open_database(
+    fs: &dyn FileSystem,
+    path: &Path,
+    again: bool,
+) -> Result<OpenDatabase, redb::Error> {
     guarded(|| {
-        Ok(OpenDatabase(Some(
-            Database::builder()
-                .set_cache_size(CACHE_BYTES)
-                .create(path)?,
-        )))
+        let real = fs.real_path(path);
+        let (file, _) = fs.open(real.as_deref().unwrap_or(path), Access::Create)?;
+        if again {
+            file.drop_from_memory();
+        }
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES);
+        let database = match file.of_system() {
+            Some(file) => builder.create_with_backend(FileBackend::new(file.try_clone()?)?)?,
+            None => builder.create_with_backend(IndexFile(file))?,
+        };
+        Ok(OpenDatabase(Some(database)))
     })
+}
+
+/// The file of the index where it is none of the operating system's. The data directory has one owner, so it needs no
+/// lock of its own.
+#[derive(Debug)]
+struct IndexFile(OpenFile);
+
+impl StorageBackend for IndexFile {
+    fn len(&self) -> io::Result<u64> {
+        self.0.stamp().map(|stamp| stamp.size)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, &[data])
+    }
 }
 
 pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
@@ -335,10 +529,50 @@ fn is_damage(error: &redb::Error) -> bool {
         redb::Error::Io(source) => {
             matches!(
                 source.kind(),
-                std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
             )
         }
         _ => false,
+    }
+}
+
+/// Makes the tables that are not there, and from the others what can be made of them; returns the totals.
+fn prepare(database: &Database) -> Result<Totals, redb::Error> {
+    let txn = database.begin_write()?;
+    for table in TABLES {
+        txn.open_table(table)?;
+    }
+    {
+        let shares = txn.open_table(SHARES)?;
+        let mut shared = txn.open_table(SHARED)?;
+        if shares.len()? != shared.len()? {
+            shared.retain(|_, _| false)?;
+            for entry in shares.range::<&[u8]>(..)? {
+                let (path, share) = entry?;
+                if let Some(share) = ShareRecord::from_value(share.value()) {
+                    shared.insert(copy_key(share.id, path.value()).as_slice(), [].as_slice())?;
+                }
+            }
+        }
+    }
+    txn.commit()?;
+    let (totals, kept) = totals(database)?;
+    if !kept {
+        let txn = database.begin_write()?;
+        txn.open_table(TOTALS)?
+            .insert(ALL, totals.to_value().as_slice())?;
+        txn.commit()?;
+    }
+    Ok(totals)
+}
+
+/// The totals, and whether the index keeps them; otherwise they are summed up.
+fn totals(database: &Database) -> Result<(Totals, bool), redb::Error> {
+    let txn = database.begin_read()?;
+    let known = txn.open_table(TOTALS)?.get(ALL)?;
+    match known.and_then(|known| Totals::from_value(known.value())) {
+        Some(totals) => Ok((totals, true)),
+        None => Ok((sum(&txn)?, false)),
     }
 }
 
@@ -373,13 +607,21 @@ fn boxed(error: redb::Error) -> IndexError {
     IndexError(Box::new(error))
 }
 
-fn id_of(key: &[u8]) -> Option<ContentId> {
+pub(super) fn id_of(key: &[u8]) -> Option<ContentId> {
     key.first_chunk::<32>()
         .map(|bytes| ContentId::from_bytes(*bytes))
 }
 
-fn path_of(key: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn manifest_of(value: &[u8]) -> Option<SignedManifest> {
+    SignedManifest::decode(manifest_bytes(value)?).ok()
+}
+
+pub(super) fn path_of(key: &[u8]) -> Option<Vec<u8>> {
     key.split_first_chunk::<32>().map(|(_, path)| path.to_vec())
+}
+
+fn path_entry(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, PathRecord)> {
+    parsed(key, value, PathRecord::from_value).map(|record| (key.to_vec(), record))
 }
 
 pub(super) fn outline_key(id: ContentId, page: u32) -> Vec<u8> {
@@ -402,6 +644,11 @@ pub(super) fn keys_of(id: ContentId) -> RangeInclusive<Vec<u8>> {
 
 #[cfg(test)]
 impl Index {
+    /// What counts, added up anew.
+    pub(super) fn sum(&self) -> Totals {
+        self.read(sum).unwrap()
+    }
+
     /// Flips a byte of a held record.
     pub(super) fn damage_held(&self, id: ContentId) {
         let mut value = self

@@ -15,47 +15,69 @@
 //! A content is `Complete`, `Partial` (being fetched), `Changed` or `Missing` ([`State`]). No lock is held while a
 //! caller's closure runs.
 
+mod announced;
 mod batch;
+mod begin;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod cache;
+mod checkpoint;
+mod collect;
 mod content;
+mod direct;
 mod error;
+mod evict;
 mod files;
 mod finish;
+mod follow;
 mod forget;
+mod fs;
 mod handles;
 mod hash;
 mod import;
 mod index;
+mod listing;
 mod lock;
 mod object;
+mod open;
 mod outline;
 mod part;
+mod pins;
 mod record;
 mod shared;
 mod space;
+mod stat;
 #[cfg(test)]
 mod tests;
+mod verify;
+mod walk;
 mod write;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 
 pub use cache::CacheStats;
+pub use collect::Collected;
 pub use content::Content;
 pub use error::{ImportError, IndexError, ReadError, StoreError};
+pub use evict::Evicted;
 pub use finish::Existing;
-pub use import::Imported;
+pub use fs::tells_of_changes;
+pub use import::{Imported, Look, Tree};
+pub use listing::{ContentInfo, Page};
 pub use part::{PartFile, PartRoot};
 pub use record::{ShareRecord, State};
+pub use space::{Evict, Room, Wanted};
+pub use stat::{Amount, StoreStat};
+pub use verify::{Damage, Verified, What};
 
 use crate::content::{ContentId, SignedManifest};
+use fs::{Disk, FileSystem, Memory};
+use open::OpenContents;
 use record::{ContentRecord, Place};
 use shared::{Guarded, Shared};
 
-/// Complete contents kept open. Each is a few hundred bytes and at most 2 MiB of outline.
-const OPEN_CONTENTS: usize = 256;
 /// Manifests kept for one content, so that strangers cannot fill the disk with them.
 const MANIFESTS_PER_CONTENT: usize = 4;
 /// A content counts as used again at most once in so many seconds, so that reading does not write.
@@ -72,6 +94,8 @@ pub struct StoreOptions {
     pub quota: u64,
     /// Bytes that a fetch must leave free on the disk it writes to.
     pub min_free: u64,
+    /// What may be deleted to make room.
+    pub evict: Evict,
 }
 
 /// How far an import is, and whether to go on.
@@ -111,30 +135,6 @@ impl<'a> Progress<'a> {
     }
 }
 
-/// What the store knows of a content.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ContentInfo {
-    /// Its id.
-    pub id: ContentId,
-    /// Its size in bytes; as claimed while it is partial.
-    pub size: u64,
-    /// Whether it is all there.
-    pub state: State,
-    /// The file it is in; `None` if the store keeps it in its own directory.
-    pub path: Option<PathBuf>,
-    /// Blocks held.
-    pub held: u32,
-    /// Blocks it has.
-    pub blocks: u32,
-    /// Whether it was fetched by this node (as opposed to shared in place). True for partials.
-    pub download: bool,
-    /// When it came into the store, in Unix seconds.
-    pub added: u64,
-    /// When it was last opened, in Unix seconds, to the hour.
-    pub last_used: u64,
-}
-
 /// Bytes on the disk that count against the quota.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -147,6 +147,9 @@ pub struct Usage {
     pub objects: u64,
     /// The index.
     pub index: u64,
+    /// Set aside: for what is about to be fetched or shared, for what the index may grow by when that under way is
+    /// complete, and a mebibyte for the index to be written anew in.
+    pub reserved: u64,
 }
 
 impl Usage {
@@ -156,7 +159,18 @@ impl Usage {
             .saturating_add(self.partial)
             .saturating_add(self.objects)
             .saturating_add(self.index)
+            .saturating_add(self.reserved)
     }
+}
+
+/// What was hashed since the store was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HashStats {
+    /// Files that were read to learn their ids. A file that was only looked at, or moved, is not one.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// The store. Clones are handles to the same one; the data directory is free again when the last of them and of the
@@ -165,14 +179,6 @@ impl Usage {
 pub struct Store {
     shared: Arc<Shared>,
     open: Arc<Guarded<OpenContents>>,
-}
-
-/// The handles given out. Complete ones are kept, up to a number; partial ones live as long as someone uses them.
-#[derive(Default)]
-struct OpenContents {
-    complete: HashMap<ContentId, (Arc<Content>, u64)>,
-    partial: HashMap<ContentId, Weak<Content>>,
-    tick: u64,
 }
 
 impl Store {
@@ -184,21 +190,63 @@ impl Store {
     /// # Errors
     /// [`StoreError::Locked`] if another process has it; [`StoreError::Io`], [`StoreError::Index`].
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
-        let (shared, fresh) = Shared::open(options)?;
+        Self::open_on(Arc::new(Disk), options)
+    }
+
+    /// Makes a store that keeps everything in memory, and nothing when it is dropped. Its paths, that of the data
+    /// directory too, are of its own and have nothing to do with those of the system.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn in_memory(options: StoreOptions) -> Result<Self, StoreError> {
+        Self::open_on(Arc::new(Memory::default()), options)
+    }
+
+    /// Opens the store on a file system.
+    fn open_on(fs: Arc<dyn FileSystem>, options: StoreOptions) -> Result<Self, StoreError> {
+        let (shared, fresh) = Shared::open(fs, options)?;
         let store = Self {
             shared: Arc::new(shared),
             open: Arc::new(Guarded::default()),
         };
         if fresh {
             store.readopt_objects()?;
+            store.readopt_fetched()?;
         }
         store.remove_leftovers();
         Ok(store)
     }
 
-    /// Changes the quota and the reserve, in bytes. What is already there stays, even above the quota.
+    /// Whether there is anything at a path where the store keeps files.
+    pub fn exists(&self, path: &Path) -> bool {
+        self.shared.fs.exists(path)
+    }
+
+    /// Where an object is kept.
+    pub fn object_path(&self, id: ContentId) -> PathBuf {
+        self.shared.object_path(id)
+    }
+
+    /// Changes the quota and the reserve, in bytes. What is already there stays, even above the quota: see
+    /// [`Store::shrink`].
     pub fn set_limits(&self, quota: u64, min_free: u64) {
         self.shared.set_limits(quota, min_free);
+    }
+
+    /// Changes what may be deleted to make room.
+    pub fn set_evict(&self, evict: Evict) {
+        self.shared.set_evict(evict);
+    }
+
+    /// The quota and the reserve, in bytes.
+    pub fn limits(&self) -> (u64, u64) {
+        let limits = self.shared.limits();
+        (limits.quota, limits.min_free)
+    }
+
+    /// Where content goes that nobody named a place for. What is in here is the store's own: it may be evicted.
+    pub fn fetched_dir(&self) -> &Path {
+        &self.shared.fetched
     }
 
     /// A handle to read a content, complete or partial; `None` if the store does not have it or its file changed or
@@ -222,12 +270,20 @@ impl Store {
         id: ContentId,
         mut record: ContentRecord,
     ) -> Result<Option<Arc<Content>>, StoreError> {
-        {
+        let departures = {
             let mut open = self.open.lock();
+            if open.leaving.contains(&id) {
+                return Ok(None);
+            }
             match open.complete(id) {
                 Some(content) if content.is_sound() => return Ok(Some(content)),
                 _ => open.complete.remove(&id),
             };
+            open.departures
+        };
+        if let Some(content) = self.open_untouched(id, &record)? {
+            self.shared.touch(id, &record);
+            return self.keep_open(content, departures);
         }
         if self.shared.resolve(id)? != Some(State::Complete) {
             return Ok(None);
@@ -237,12 +293,49 @@ impl Store {
             record = current;
         }
         self.shared.touch(id, &record);
-        let Some(content) = Content::open_complete(&self.shared, id, &record)? else {
+        match Content::open_complete(&self.shared, id, &record)? {
+            Some(content) => self.keep_open(content, departures),
+            None => Ok(None),
+        }
+    }
+
+    /// Keeps a handle that was opened when there had been `departures`; `None` if the content was evicted since.
+    fn keep_open(
+        &self,
+        content: Content,
+        departures: u64,
+    ) -> Result<Option<Arc<Content>>, StoreError> {
+        let id = content.id();
+        let mut open = self.open.lock();
+        let left = open.leaving.contains(&id)
+            || open.departures != departures && self.shared.index.content(id)?.is_none();
+        if left {
+            return Ok(None);
+        }
+        let content = Arc::new(content);
+        open.keep(Arc::clone(&content));
+        Ok(Some(content))
+    }
+
+    /// Opens a content whose file is where it was and as it was, which is how nearly all are found.
+    fn open_untouched(
+        &self,
+        id: ContentId,
+        record: &ContentRecord,
+    ) -> Result<Option<Content>, StoreError> {
+        let (Place::File(path), Some(geometry)) = (&record.place, record.geometry()) else {
             return Ok(None);
         };
-        let content = Arc::new(content);
-        self.open.lock().keep(Arc::clone(&content));
-        Ok(Some(content))
+        let Some(known) = self.shared.index.path(path)?.filter(|known| known.id == id) else {
+            return Ok(None);
+        };
+        let path = files::from_bytes(path);
+        let untouched = self
+            .shared
+            .fs
+            .stamp(&path)
+            .is_ok_and(|stamp| stamp == known.stamp);
+        Ok(untouched.then(|| Content::of_file(&self.shared, id, geometry, path, known.stamp)))
     }
 
     /// Shares `path` again under a record, or for the first time. The record is about the path, so one content may
@@ -264,7 +357,37 @@ impl Store {
         let mut batch = self.shared.index.write(true)?;
         let removed = batch.remove_share(&files::to_bytes(path))?;
         batch.commit()?;
+        self.shared.queue.lock().clear();
         Ok(removed)
+    }
+
+    /// What is shared at a path.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn share(&self, path: &Path) -> Result<Option<ShareRecord>, StoreError> {
+        Ok(self.shared.index.share(&files::to_bytes(path))?)
+    }
+
+    /// Puts another record in the place of the one that a share had `before`. False, and nothing is done, if it is
+    /// another by now.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`], [`StoreError::NoSpace`].
+    pub fn replace_share(
+        &self,
+        path: &Path,
+        before: Option<ContentId>,
+        share: &ShareRecord,
+    ) -> Result<bool, StoreError> {
+        let path = files::to_bytes(path);
+        let mut batch = self.shared.index.write(true)?;
+        if batch.share(&path)?.map(|now| now.id) != before {
+            return Ok(false);
+        }
+        batch.put_share(&path, share)?;
+        batch.commit()?;
+        Ok(true)
     }
 
     /// All shares, by path.
@@ -280,9 +403,23 @@ impl Store {
     /// # Errors
     /// [`StoreError::Index`].
     pub fn shares_of(&self, id: ContentId) -> Result<Vec<(PathBuf, ShareRecord)>, StoreError> {
-        let mut shares = self.shares()?;
-        shares.retain(|(_, share)| share.id == id);
-        Ok(shares)
+        Ok(self.shared.index.shares_of(id)?)
+    }
+
+    /// What is shared at a path.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn share_at(&self, path: &Path) -> Result<Option<ShareRecord>, StoreError> {
+        Ok(self.shared.index.share(&files::to_bytes(path))?)
+    }
+
+    /// How many shares there are.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn share_count(&self) -> Result<u64, StoreError> {
+        Ok(self.shared.index.share_count()?)
     }
 
     /// Keeps a signed manifest, one for each publisher of the content and four at most. When there are four of other
@@ -315,74 +452,16 @@ impl Store {
         Ok(self.shared.index.manifests(id)?)
     }
 
-    /// Everything in the store, by id.
+    /// The state and the size of many contents; `None` for those that are not known. What a file looks like now is not
+    /// looked at.
     ///
     /// # Errors
     /// [`StoreError::Index`].
-    pub fn contents(&self) -> Result<Vec<ContentInfo>, StoreError> {
-        let records = self.shared.index.contents()?;
-        records
-            .into_iter()
-            .map(|(id, record)| self.describe(id, record))
-            .collect()
-    }
-
-    /// What is known of one content.
-    ///
-    /// # Errors
-    /// [`StoreError::Index`].
-    pub fn info(&self, id: ContentId) -> Result<Option<ContentInfo>, StoreError> {
-        self.shared
-            .index
-            .content(id)?
-            .map(|record| self.describe(id, record))
-            .transpose()
-    }
-
-    fn describe(&self, id: ContentId, record: ContentRecord) -> Result<ContentInfo, StoreError> {
-        let blocks = record.geometry().map_or(0, |geometry| geometry.blocks());
-        let open = self.open.lock().partial(id);
-        let held = match record.state {
-            State::Complete => blocks,
-            State::Partial => match open {
-                Some(content) => content.held_count(),
-                None => self
-                    .shared
-                    .index
-                    .held(id)?
-                    .map_or(0, |held| held.blocks.count()),
-            },
-            State::Changed | State::Missing => 0,
-        };
-        let (path, download) = match &record.place {
-            Place::Object => (None, false),
-            Place::Part(path) => (Some(files::from_bytes(path)), true),
-            Place::File(path) => {
-                let known = self.shared.index.path(path)?;
-                (
-                    Some(files::from_bytes(path)),
-                    known.is_some_and(|known| known.download),
-                )
-            }
-        };
-        let ContentRecord {
-            size,
-            state,
-            added,
-            last_used,
-            ..
-        } = record;
-        Ok(ContentInfo {
-            id,
-            size,
-            state,
-            path,
-            held,
-            blocks,
-            download,
-            added,
-            last_used,
-        })
+    pub fn states(&self, ids: &[ContentId]) -> Result<Vec<Option<(State, u64)>>, StoreError> {
+        let records = self.shared.index.contents_of(ids)?.into_iter();
+        Ok(records
+            .map(|record| record.map(|record| (record.state, record.size)))
+            .collect())
     }
 
     /// Looks at the files of a content again: a file that is back as it was makes it `Complete`, one that was
@@ -399,6 +478,17 @@ impl Store {
         self.shared.usage()
     }
 
+    /// What was hashed since it was opened.
+    pub fn hash_stats(&self) -> HashStats {
+        self.shared.hash_stats()
+    }
+
+    /// Changes how many bytes of verified blocks are kept in memory; 0 turns the cache off. The blocks used most stay,
+    /// as many as fit.
+    pub fn set_cache_size(&self, bytes: u64) {
+        self.shared.cache.set_capacity(bytes);
+    }
+
     /// How the cache of blocks does.
     pub fn cache_stats(&self) -> CacheStats {
         self.shared.cache.stats()
@@ -410,37 +500,5 @@ impl std::fmt::Debug for Store {
         f.debug_struct("Store")
             .field("dir", &self.shared.dir)
             .finish_non_exhaustive()
-    }
-}
-
-impl OpenContents {
-    fn complete(&mut self, id: ContentId) -> Option<Arc<Content>> {
-        self.tick = self.tick.wrapping_add(1);
-        let (content, used) = self.complete.get_mut(&id)?;
-        *used = self.tick;
-        Some(Arc::clone(content))
-    }
-
-    fn partial(&self, id: ContentId) -> Option<Arc<Content>> {
-        self.partial.get(&id).and_then(Weak::upgrade)
-    }
-
-    /// Keeps a complete content open, for the one unused longest.
-    fn keep(&mut self, content: Arc<Content>) {
-        self.tick = self.tick.wrapping_add(1);
-        if self.complete.len() >= OPEN_CONTENTS && !self.complete.contains_key(&content.id()) {
-            let oldest = self
-                .complete
-                .iter()
-                .min_by_key(|(_, (_, used))| *used)
-                .map(|(id, _)| *id);
-            oldest.and_then(|id| self.complete.remove(&id));
-        }
-        self.complete.insert(content.id(), (content, self.tick));
-    }
-
-    fn keep_partial(&mut self, content: &Arc<Content>) {
-        self.partial.retain(|_, content| content.strong_count() > 0);
-        self.partial.insert(content.id(), Arc::downgrade(content));
     }
 }

@@ -1,15 +1,12 @@
 //! Names of partial files: where a fetch writes until it is complete.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cap_std::ambient_authority;
-use cap_std::fs::{Dir, OpenOptionsExt as _};
-
-use super::{StoreError, files};
+use super::fs::{Access, FileKind, FileSystem, Folder, OpenFile};
+use super::record::FileStamp;
+use super::{Store, StoreError, files};
 
 /// Where a fetch writes, usually `NAME.part` beside its target so that finishing is a rename.
 #[derive(Clone, Debug)]
@@ -28,35 +25,34 @@ enum Inner {
 #[derive(Clone, Debug)]
 pub struct PartRoot {
     path: PathBuf,
-    dir: Arc<Dir>,
+    /// Open since the fetch began, so that a sync of the file system tells of every write that failed since.
+    folder: Arc<dyn Folder>,
 }
 
-impl PartRoot {
-    /// Opens the folder, which is made if it is not there (its parent must be).
+impl Store {
+    /// Opens the folder that a collection is fetched into, which is made if it is not there (its parent must be).
     ///
     /// # Errors
     /// [`StoreError::Io`]; [`StoreError::NotAPart`] if something else is there.
-    pub fn create(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+    pub fn part_root(&self, path: impl AsRef<Path>) -> Result<PartRoot, StoreError> {
+        let fs = &self.shared.fs;
         let path = files::absolute(path.as_ref())?;
-        match std::fs::create_dir(&path) {
+        let failed = |error| StoreError::io(&path, error);
+        match fs.create_folder(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(StoreError::io(path, error));
+                return Err(failed(error));
             }
             _ => {}
         }
-        let metadata =
-            std::fs::symlink_metadata(&path).map_err(|error| StoreError::io(&path, error))?;
-        if !metadata.is_dir() {
+        if fs.stat(&path).map_err(failed)?.kind != FileKind::Folder {
             return Err(StoreError::NotAPart(path));
         }
-        let dir = Dir::open_ambient_dir(&path, ambient_authority())
-            .map_err(|error| StoreError::io(&path, error))?;
-        Ok(Self {
-            path,
-            dir: Arc::new(dir),
-        })
+        let folder = fs.folder(&path).map_err(failed)?;
+        Ok(PartRoot { path, folder })
     }
+}
 
+impl PartRoot {
     /// The partial file of an entry, by its path in the collection (`/` between components).
     pub fn entry(&self, relative: &str) -> PartFile {
         PartFile(Inner::Entry {
@@ -70,8 +66,13 @@ impl PartRoot {
         &self.path
     }
 
-    pub(super) fn dir(&self) -> &Dir {
-        &self.dir
+    /// Has the disk confirm everything on the file system of the folder. False where there is no such call.
+    pub(super) fn sync_everything(&self) -> io::Result<bool> {
+        self.folder.sync_everything()
+    }
+
+    pub(super) fn opened(&self) -> &Arc<dyn Folder> {
+        &self.folder
     }
 }
 
@@ -100,41 +101,77 @@ impl PartFile {
         }
     }
 
+    /// The folders that have its name, and theirs: those to sync if it is to be found again.
+    pub(super) fn folders(&self) -> Vec<PathBuf> {
+        let parent = |path: &Path| files::folder_of(path).to_path_buf();
+        match &self.0 {
+            Inner::Path(path) => vec![parent(path)],
+            Inner::Entry { root, relative } => {
+                let within = relative.ancestors().skip(1);
+                let within = within.map(|folder| files::below(&root.path, folder));
+                std::iter::once(parent(&root.path)).chain(within).collect()
+            }
+        }
+    }
+
+    /// The folder of a collection it is in.
+    pub(super) fn root(&self) -> Option<&PartRoot> {
+        match &self.0 {
+            Inner::Path(_) => None,
+            Inner::Entry { root, .. } => Some(root),
+        }
+    }
+
+    /// Opens it like [`PartFile::open`], expecting that it is to be made.
+    pub(super) fn make(&self, fs: &dyn FileSystem) -> io::Result<(OpenFile, FileStamp)> {
+        let Inner::Entry { root, relative } = &self.0 else {
+            return self.open(fs, true);
+        };
+        root.folder
+            .open(relative, Access::CreateNew)
+            .or_else(|_| self.open(fs, true))
+    }
+
     /// Opens it to read and write, without following a link in its last component. A new file is made if `create`
     /// and none is there. A thing that is no plain file is `InvalidInput`.
-    pub(super) fn open(&self, create: bool) -> io::Result<File> {
-        files::plain(match &self.0 {
-            Inner::Path(path) => open_path(path, create),
-            Inner::Entry { root, relative } => open_entry(root, relative, create),
-        })
-    }
-}
-
-fn open_path(path: &Path, create: bool) -> io::Result<File> {
-    let mut options = File::options();
-    options.read(true).write(true).custom_flags(files::NO_LINKS);
-    match options.open(path) {
-        Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
-            options.create_new(true).open(path)
-        }
-        opened => opened,
-    }
-}
-
-fn open_entry(root: &PartRoot, relative: &Path, create: bool) -> io::Result<File> {
-    let mut options = cap_std::fs::OpenOptions::new();
-    options.read(true).write(true).custom_flags(files::NO_LINKS);
-    let opened = match root.dir.open_with(relative, &options) {
-        Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
-            if let Some(folder) = relative
-                .parent()
-                .filter(|folder| !folder.as_os_str().is_empty())
-            {
-                root.dir.create_dir_all(folder)?;
+    pub(super) fn open(
+        &self,
+        fs: &dyn FileSystem,
+        create: bool,
+    ) -> io::Result<(OpenFile, FileStamp)> {
+        let open = |access| match &self.0 {
+            Inner::Path(path) => fs.open(path, access),
+            Inner::Entry { root, relative } => root.folder.open(relative, access),
+        };
+        match open(Access::Write) {
+            Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
+                if let Inner::Entry { root, relative } = &self.0
+                    && let Some(folder) = relative.parent().filter(|folder| !is_empty(folder))
+                {
+                    root.folder.create_folders(folder)?;
+                }
+                open(Access::CreateNew)
             }
-            root.dir.open_with(relative, options.create_new(true))
+            opened => opened,
         }
-        opened => opened,
-    };
-    opened.map(cap_std::fs::File::into_std)
+    }
+}
+
+impl PartialEq for PartFile {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (
+                Inner::Entry { root, relative },
+                Inner::Entry {
+                    root: other,
+                    relative: relative_to_other,
+                },
+            ) => relative == relative_to_other && root.path == other.path,
+            _ => self.path() == other.path(),
+        }
+    }
+}
+
+fn is_empty(path: &Path) -> bool {
+    path.as_os_str().is_empty()
 }

@@ -2,9 +2,6 @@
 //! holds it true. Every value starts with a version byte; the rest is the canonical encoding of
 //! [`encoding`](crate::content::encoding), decoded with a limit and refused when damaged.
 
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
-
 use bincode::{Decode, Encode};
 
 use crate::content::encoding::{decode, encode};
@@ -56,7 +53,7 @@ pub(super) struct ContentRecord {
 }
 
 /// What tells an untouched file from a changed one without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub(super) struct FileStamp {
     pub(super) size: u64,
     pub(super) mtime: i64,
@@ -66,16 +63,6 @@ pub(super) struct FileStamp {
 }
 
 impl FileStamp {
-    pub(super) fn of(metadata: &Metadata) -> Self {
-        Self {
-            size: metadata.size(),
-            mtime: metadata.mtime(),
-            mtime_nsec: metadata.mtime_nsec(),
-            inode: metadata.ino(),
-            device: metadata.dev(),
-        }
-    }
-
     /// Whether both are of the same file, whatever happened to its bytes.
     pub(super) fn same_file(&self, other: &Self) -> bool {
         (self.inode, self.device) == (other.inode, other.device)
@@ -113,6 +100,25 @@ pub struct ShareRecord {
     pub unlisted: bool,
     /// When it was added, in Unix seconds.
     pub added: u64,
+    /// Whether the node keeps up with what becomes of it.
+    pub watched: bool,
+}
+
+/// Table `pins`: content id → this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct PinRecord {
+    /// When it was pinned, in Unix seconds.
+    pub(super) added: u64,
+}
+
+/// Table `totals`, under the empty key: bytes that count against the quota. Signed, because changes are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Totals {
+    pub(super) downloads: i64,
+    pub(super) partial: i64,
+    pub(super) objects: i64,
+    /// What the index may grow by for what is partial.
+    pub(super) growth: i64,
 }
 
 /// One type of record: how it is written and read back. A damaged record reads as `None`.
@@ -157,22 +163,45 @@ impl Record for PathRecord {
 
 impl Record for HeldRecord {
     fn to_value(&self) -> Vec<u8> {
-        let encoded = encode(self);
-        let mut body = blake3::hash(&encoded).as_bytes().to_vec();
-        body.extend_from_slice(&encoded);
-        versioned(&body)
+        checksummed(&encode(self))
     }
 
     fn from_value(value: &[u8]) -> Option<Self> {
-        let (checksum, encoded) = body(value)?.split_first_chunk::<CHECKSUM_LEN>()?;
-        if blake3::hash(encoded).as_bytes() != checksum {
-            return None;
-        }
-        decode::<Self, HELD_LIMIT>(encoded).ok()
+        decode::<Self, HELD_LIMIT>(checked(value)?).ok()
     }
 }
 
+impl Record for Totals {
+    fn to_value(&self) -> Vec<u8> {
+        checksummed(&encode(self))
+    }
+
+    fn from_value(value: &[u8]) -> Option<Self> {
+        decode::<Self, RECORD_LIMIT>(checked(value)?).ok()
+    }
+}
+
+/// For records of which every value would be possible.
+fn checksummed(encoded: &[u8]) -> Vec<u8> {
+    versioned(&[blake3::hash(encoded).as_bytes(), encoded].concat())
+}
+
+fn checked(value: &[u8]) -> Option<&[u8]> {
+    let (checksum, encoded) = body(value)?.split_first_chunk::<CHECKSUM_LEN>()?;
+    (blake3::hash(encoded).as_bytes() == checksum).then_some(encoded)
+}
+
 impl Record for ShareRecord {
+    fn to_value(&self) -> Vec<u8> {
+        versioned(&encode(self))
+    }
+
+    fn from_value(value: &[u8]) -> Option<Self> {
+        decode::<Self, RECORD_LIMIT>(body(value)?).ok()
+    }
+}
+
+impl Record for PinRecord {
     fn to_value(&self) -> Vec<u8> {
         versioned(&encode(self))
     }
@@ -202,6 +231,29 @@ pub(super) fn manifest_value(bytes: &[u8]) -> Vec<u8> {
 /// Reads [`manifest_value`] back.
 pub(super) fn manifest_bytes(value: &[u8]) -> Option<&[u8]> {
     body(value)
+}
+
+/// Ids that were announced, each with its Unix seconds (little endian): the version, then one after the other.
+pub(super) fn announced_value(times: &[(ContentId, u32)]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(times.len().saturating_mul(36));
+    for (id, at) in times {
+        bytes.extend_from_slice(id.as_bytes());
+        bytes.extend_from_slice(&at.to_le_bytes());
+    }
+    versioned(&bytes)
+}
+
+/// Reads [`announced_value`] back.
+pub(super) fn announced_times(value: &[u8]) -> Option<Vec<(ContentId, u32)>> {
+    let (entries, rest) = body(value)?.as_chunks::<36>();
+    let time = |entry: &[u8; 36]| {
+        let (id, at) = entry.split_first_chunk::<32>()?;
+        let at = u32::from_le_bytes(at.try_into().ok()?);
+        Some((ContentId::from_bytes(*id), at))
+    };
+    rest.is_empty()
+        .then(|| entries.iter().map(time).collect())
+        .flatten()
 }
 
 #[cfg(test)]
@@ -270,8 +322,10 @@ mod tests {
             name: "n".to_owned(),
             unlisted: false,
             added: 7,
+            watched: true,
         };
-        holds(&share, &format!("01{ids}01016e0007"));
+        holds(&share, &format!("01{ids}01016e000701"));
+        holds(&PinRecord { added: 300 }, "01fb2c01");
     }
 
     #[test]
@@ -288,6 +342,33 @@ mod tests {
         let mut damaged = held.to_value();
         damaged[40] ^= 1;
         assert!(HeldRecord::from_value(&damaged).is_none());
+    }
+
+    #[test]
+    fn golden_totals() {
+        let totals = Totals {
+            downloads: 300_000,
+            partial: 0,
+            objects: 5,
+            growth: -1,
+        };
+        let body = "fcc0270900000a01";
+        let checksum = blake3::hash(&data_encoding::HEXLOWER.decode(body.as_bytes()).unwrap());
+        holds(&totals, &format!("01{}{body}", checksum.to_hex()));
+    }
+
+    #[test]
+    fn golden_announced() {
+        let times = [
+            (ContentId::from_bytes([1; 32]), 7),
+            (ContentId::from_bytes([2; 32]), 1_700_000_000),
+        ];
+        let value = announced_value(&times);
+        let (first, second) = ("01".repeat(32), "02".repeat(32));
+        assert_eq!(hex(&value), format!("01{first}07000000{second}00f15365"));
+        assert_eq!(announced_times(&value).unwrap(), times);
+        assert!(announced_times(&value[..value.len() - 1]).is_none());
+        assert!(announced_times(&[2]).is_none());
     }
 
     #[test]

@@ -1,22 +1,29 @@
 //! What all handles of one store share, and what is found out about where content is.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::cache::BlockCache;
+use super::evict::Queue;
+use super::fs::FileSystem;
 use super::handles::Handles;
 use super::index::Index;
 use super::lock::DirLock;
 use super::record::{ContentRecord, Place, State};
-use super::{IndexError, StoreError, StoreOptions, USE_RESOLUTION, Usage, files, space};
-use crate::content::{ContentId, Geometry};
+use super::space::{COMMIT_ROOM, Evict, INDEX_BASE, Limits, Need};
+use super::{
+    Evicted, HashStats, IndexError, StoreError, StoreOptions, USE_RESOLUTION, Usage, files,
+};
+use crate::content::{BlockIndex, ContentId, Geometry};
+
+/// The folder of the data directory for content that nobody named a place for.
+const FETCHED: &str = "fetched";
 
 /// A mutex around plain values, which no panic leaves half changed.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Guarded<T>(Mutex<T>);
 
 impl<T> Guarded<T> {
@@ -37,69 +44,147 @@ pub(super) fn now() -> u64 {
 }
 
 pub(super) struct Shared {
+    pub(super) fs: Arc<dyn FileSystem>,
     pub(super) dir: PathBuf,
     pub(super) index: Index,
     pub(super) cache: BlockCache,
     pub(super) handles: Handles,
-    quota: AtomicU64,
-    min_free: AtomicU64,
+    /// Where content is fetched to that nobody named a place for, by its real name.
+    pub(super) fetched: PathBuf,
+    limits: Guarded<Limits>,
+    /// Bytes of the quota that were given and are not in the index yet.
+    reserved: AtomicU64,
+    /// Bytes that fetches under way have still to write.
+    promised: AtomicU64,
+    hashed_files: AtomicU64,
+    hashed_bytes: AtomicU64,
+    /// Held by who asks for room, until that is given or refused.
+    turn: Guarded<()>,
+    /// Who goes next.
+    pub(super) queue: Guarded<Queue>,
+    /// Held while an object is put in place, until the index knows it.
+    pub(super) placing: Guarded<()>,
+    /// Temporary files being written.
+    pub(super) temporaries: Guarded<BTreeSet<PathBuf>>,
+    /// What made room for others, until the node asks.
+    pub(super) evicted: Guarded<Vec<Evicted>>,
     /// Last, so that it is let go of after everything else is closed.
     _lock: DirLock,
 }
 
 impl Shared {
     /// Opens the data directory. Also says whether the index is a new one.
-    pub(super) fn open(options: StoreOptions) -> Result<(Self, bool), StoreError> {
+    pub(super) fn open(
+        fs: Arc<dyn FileSystem>,
+        options: StoreOptions,
+    ) -> Result<(Self, bool), StoreError> {
         let dir = files::absolute(&options.dir)?;
         let objects = dir.join("objects");
-        let create = |path: &Path| DirBuilder::new().recursive(true).mode(0o700).create(path);
-        create(&dir).map_err(|error| StoreError::io(&dir, error))?;
-        let lock = DirLock::take(&dir)?;
-        create(&objects).map_err(|error| StoreError::io(&objects, error))?;
-        let (index, fresh) = Index::open(&dir.join("index.redb"))?;
+        let create = |path: &Path| {
+            let created = fs.create_private_folders(path);
+            created.map_err(|error| StoreError::io(path, error))
+        };
+        let new: Vec<&Path> = dir
+            .ancestors()
+            .take_while(|path| !fs.exists(path))
+            .collect();
+        create(&dir)?;
+        let lock = DirLock::take(&*fs, &dir)?;
+        create(&objects)?;
+        let fetched = dir.join(FETCHED);
+        create(&fetched)?;
+        let fetched = fs
+            .real_path(&fetched)
+            .map_err(|error| StoreError::io(&fetched, error))?;
+        let (index, fresh) = Index::open(&fs, &dir.join("index.redb"))?;
+        if fresh {
+            sync_new(&*fs, &dir, &new)?;
+        }
         let shared = Self {
+            fs,
             dir,
             index,
             cache: BlockCache::new(options.cache_bytes),
             handles: Handles::default(),
-            quota: AtomicU64::new(options.quota),
-            min_free: AtomicU64::new(options.min_free),
+            fetched,
+            limits: Guarded::new(Limits {
+                quota: options.quota,
+                min_free: options.min_free,
+                evict: options.evict,
+            }),
+            reserved: AtomicU64::new(0),
+            promised: AtomicU64::new(0),
+            hashed_files: AtomicU64::new(0),
+            hashed_bytes: AtomicU64::new(0),
+            turn: Guarded::default(),
+            queue: Guarded::default(),
+            placing: Guarded::default(),
+            temporaries: Guarded::default(),
+            evicted: Guarded::default(),
             _lock: lock,
         };
         Ok((shared, fresh))
     }
 
+    pub(super) fn limits(&self) -> Limits {
+        *self.limits.lock()
+    }
+
     pub(super) fn set_limits(&self, quota: u64, min_free: u64) {
-        self.quota.store(quota, Ordering::Relaxed);
-        self.min_free.store(min_free, Ordering::Relaxed);
+        let mut limits = self.limits.lock();
+        (limits.quota, limits.min_free) = (quota, min_free);
+    }
+
+    pub(super) fn set_evict(&self, evict: Evict) {
+        self.limits.lock().evict = evict;
+        self.queue.lock().clear();
     }
 
     pub(super) fn usage(&self) -> Usage {
-        self.index.usage()
+        let mut usage = self.index.usage();
+        usage.reserved = usage
+            .reserved
+            .saturating_add(self.reserved.load(Ordering::Relaxed))
+            .saturating_add(COMMIT_ROOM)
+            // What it grows by until then is not that of the contents that make it grow.
+            .saturating_add(INDEX_BASE.saturating_sub(usage.index));
+        usage
     }
 
-    /// Whether `missing` bytes can be written to the disk of `folder` while `promised` others are still to come, and
-    /// `counted` bytes more are within the quota.
-    pub(super) fn check_room(
-        &self,
-        folder: &Path,
-        missing: u64,
-        promised: u64,
-        counted: u64,
-    ) -> Result<(), StoreError> {
-        if counted > 0 {
-            space::check_quota(
-                counted,
-                self.usage().total(),
-                self.quota.load(Ordering::Relaxed),
-            )?;
+    /// Waits for those who asked for room before.
+    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock()
+    }
+
+    /// Who had `before` set aside has `now`.
+    pub(super) fn set_aside(&self, before: Need, now: Need) {
+        self.reserved
+            .fetch_add(now.counted.wrapping_sub(before.counted), Ordering::Relaxed);
+        self.promise(before.disk, now.disk);
+    }
+
+    /// A fetch that had `before` bytes to write has `now`.
+    pub(super) fn promise(&self, before: u64, now: u64) {
+        // Every change is taken back, so that the sum is right whatever the order, though a part of it may wrap.
+        self.promised
+            .fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    /// A file was read to learn its id.
+    pub(super) fn hashed(&self, bytes: u64) {
+        self.hashed_files.fetch_add(1, Ordering::Relaxed);
+        self.hashed_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn hash_stats(&self) -> HashStats {
+        HashStats {
+            files: self.hashed_files.load(Ordering::Relaxed),
+            bytes: self.hashed_bytes.load(Ordering::Relaxed),
         }
-        space::check_disk(
-            folder,
-            missing,
-            promised,
-            self.min_free.load(Ordering::Relaxed),
-        )
+    }
+
+    pub(super) fn promised(&self) -> u64 {
+        self.promised.load(Ordering::Relaxed)
     }
 
     pub(super) fn objects(&self) -> PathBuf {
@@ -117,34 +202,52 @@ impl Shared {
     /// Finds out whether a content is where the index says, or is elsewhere, or nowhere, and has the index say so.
     /// What it writes can be found out again and so is not synced.
     pub(super) fn resolve(&self, id: ContentId) -> Result<Option<State>, StoreError> {
-        let Some(record) = self.index.content(id)? else {
-            return Ok(None);
-        };
-        if record.state == State::Partial {
-            return Ok(Some(State::Partial));
+        Ok(self.resolve_all(&[id])?.pop().flatten())
+    }
+
+    /// As [`Shared::resolve`], of many with one commit.
+    pub(super) fn resolve_all(&self, ids: &[ContentId]) -> Result<Vec<Option<State>>, StoreError> {
+        let mut states = Vec::with_capacity(ids.len());
+        let mut changes = Vec::new();
+        for (id, record) in ids.iter().zip(self.index.contents_of(ids)?) {
+            let Some(record) = record else {
+                states.push(None);
+                continue;
+            };
+            if record.state == State::Partial {
+                states.push(Some(State::Partial));
+                continue;
+            }
+            let (state, place) = match self.standing(*id, &record)? {
+                Some(place) => (State::Complete, place),
+                None => (self.what_is_left(*id, &record.place), record.place.clone()),
+            };
+            states.push(Some(state));
+            let resolved = ContentRecord {
+                state,
+                place,
+                ..record.clone()
+            };
+            if resolved != record {
+                tracing::debug!(%id, ?state, "content is not as it was");
+                changes.push((*id, record, resolved));
+            }
         }
-        let (state, place) = match self.standing(id, &record)? {
-            Some(place) => (State::Complete, place),
-            None => (self.what_is_left(id, &record.place), record.place.clone()),
-        };
-        let resolved = ContentRecord {
-            state,
-            place,
-            ..record.clone()
-        };
-        if resolved != record {
-            tracing::info!(%id, ?state, "content is not as it was");
-            let mut batch = self.index.write(false)?;
+        if changes.is_empty() {
+            return Ok(states);
+        }
+        let mut batch = self.index.write(false)?;
+        for (id, record, resolved) in changes {
             // Imported or fetched meanwhile: that is newer than what was seen here.
             if batch.content(id)?.as_ref() == Some(&record) {
                 batch.put_content(id, &resolved)?;
-                if let (State::Missing, Place::File(path)) = (state, &resolved.place) {
+                if let (State::Missing, Place::File(path)) = (resolved.state, &resolved.place) {
                     batch.stop_counting(path)?;
                 }
-                batch.commit()?;
             }
         }
-        Ok(Some(state))
+        batch.commit()?;
+        Ok(states)
     }
 
     /// A place where the content is as far as can be told without reading it.
@@ -169,14 +272,18 @@ impl Shared {
     }
 
     fn object_stands(&self, id: ContentId, size: u64) -> bool {
-        files::stamp(&self.object_path(id)).is_ok_and(|stamp| stamp.size == size)
+        self.fs
+            .stamp(&self.object_path(id))
+            .is_ok_and(|stamp| stamp.size == size)
     }
 
     /// Whether the file at a path is untouched since it was this content.
     pub(super) fn file_stands(&self, id: ContentId, path: &[u8]) -> Result<bool, IndexError> {
         let known = self.index.path(path)?.filter(|known| known.id == id);
         Ok(known.is_some_and(|known| {
-            files::stamp(&files::from_bytes(path)).is_ok_and(|now| now == known.stamp)
+            self.fs
+                .stamp(&files::from_bytes(path))
+                .is_ok_and(|now| now == known.stamp)
         }))
     }
 
@@ -185,7 +292,7 @@ impl Shared {
             Place::Object => self.object_path(id),
             Place::File(path) | Place::Part(path) => files::from_bytes(path),
         };
-        if files::stamp(&path).is_ok() {
+        if self.fs.exists(&path) {
             State::Changed
         } else {
             State::Missing
@@ -200,6 +307,20 @@ impl Shared {
             let mut batch = self.index.write(true)?;
             if batch.path(&path)?.is_some_and(|known| known.id == id) {
                 batch.remove_path(&path)?;
+            }
+            batch.commit()
+        })();
+        warn_unless_noted(id, noted);
+    }
+
+    /// Notes that a block of a partial file is damaged, so that whoever goes on with it does not believe that it is held.
+    pub(super) fn distrust_block(&self, id: ContentId, block: BlockIndex) {
+        let noted = (|| {
+            let mut batch = self.index.write(true)?;
+            if let Some(mut held) = batch.held(id)?
+                && held.blocks.remove(block.get())
+            {
+                batch.put_held(id, &held)?;
             }
             batch.commit()
         })();
@@ -238,6 +359,22 @@ impl Shared {
         })();
         warn_unless_noted(id, noted);
     }
+}
+
+/// Has the disk confirm a data directory that is new, and the folders that were made for it: what is synced below them
+/// later is lost with them otherwise.
+fn sync_new(fs: &dyn FileSystem, dir: &Path, made: &[&Path]) -> Result<(), StoreError> {
+    let synced = |path: &Path| {
+        fs.sync_folder(path).map_err(|source| StoreError::Sync {
+            path: path.to_path_buf(),
+            source,
+        })
+    };
+    synced(dir)?;
+    for made in made {
+        synced(files::folder_of(made))?;
+    }
+    Ok(())
 }
 
 fn warn_unless_noted(id: ContentId, noted: Result<(), IndexError>) {

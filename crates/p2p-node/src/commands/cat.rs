@@ -90,9 +90,15 @@ pub async fn open(
             )
         })??;
     let size = reader.size();
-    let range = request
-        .range
-        .map_or(Ok(0..size), |range| range.within(size))?;
+    let range = match request.range {
+        Some(range) => {
+            let range = range.within(size)?;
+            // No block more is fetched.
+            reader.set_end(range.end);
+            range
+        }
+        None => 0..size,
+    };
     reader
         .seek(SeekFrom::Start(range.start))
         .await

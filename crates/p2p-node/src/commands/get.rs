@@ -110,11 +110,7 @@ fn prepare(context: &Context, request: GetRequest) -> Result<FetchBuilder, Failu
         None => fetch.in_dir(request.directory),
         Some(out) => {
             require_absolute(&out)?;
-            if out.is_dir() {
-                fetch.in_dir(out)
-            } else {
-                fetch.to(out)
-            }
+            fetch.to(out)
         }
     };
     if !request.include.is_empty() {
@@ -164,7 +160,20 @@ fn resumable(error: p2p_core::FetchError) -> Failure {
             "the node stopped; run the same command again to resume",
         );
     }
-    failure
+    with_advice(failure)
+}
+
+/// Says how to make room, if that is what is missing.
+fn with_advice(failure: Failure) -> Failure {
+    if failure.code != "no_space" {
+        return failure;
+    }
+    let message = format!(
+        "{}. To make room: `rm ID --delete-files`, `pin rm ID`, `repo gc --all`, or another quota, min_free or evict \
+         under [storage] and then `config reload`",
+        failure.message
+    );
+    Failure { message, ..failure }
 }
 
 fn describe(progress: Progress) -> ProgressReply {

@@ -24,10 +24,17 @@ pub fn request(args: LsArgs) -> Request {
 
 /// Everything held here, whole or in part.
 pub async fn contents(context: &Context, out: &Outbox) -> Result<(), Failure> {
-    for content in context.node.contents().await? {
-        out.send(Reply::Content(describe(content))).await?;
+    let mut after = None;
+    loop {
+        let page = context.node.contents_after(after).await?;
+        for content in page.contents {
+            out.send(Reply::Content(describe(content))).await?;
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 fn describe(content: ContentInfo) -> ContentReply {

@@ -13,7 +13,9 @@ pub mod id;
 pub mod init;
 pub mod ls;
 pub mod peers;
+pub mod pin;
 pub mod providers;
+pub mod repo;
 pub mod rm;
 pub mod share;
 pub mod shares;
@@ -32,13 +34,14 @@ use p2p_core::{Address, Kind, NodeId};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, ConfigAction};
 use crate::config::Settings;
 use crate::context::Context;
 use crate::control::protocol::{Reply, Request};
 use crate::daemon;
 use crate::exit::Failure;
 use crate::output::Printer;
+use crate::reload;
 use crate::session;
 
 /// Objects of an answer that may wait for a slow reader; then the command waits too.
@@ -50,6 +53,7 @@ pub async fn run(cli: Cli, printer: &mut Printer) -> Result<u8, Failure> {
     let request = match cli.command.unwrap_or(Command::Run) {
         Command::Run => return daemon::run(load()?, printer).await,
         Command::Init(args) => return init::run(&args, printer),
+        Command::Config(args) if args.action == ConfigAction::Reload => Request::Reload,
         Command::Config(args) => {
             return config::run(&args, cli.config.as_deref(), cli.api.as_ref(), printer);
         }
@@ -71,6 +75,8 @@ pub async fn run(cli: Cli, printer: &mut Printer) -> Result<u8, Failure> {
         Command::Id => Request::Id,
         Command::Ticket { id } => Request::Ticket { id },
         Command::Status => Request::Status,
+        Command::Pin(args) => pin::request(args),
+        Command::Repo(args) => repo::request(&args),
         Command::Shutdown => Request::Shutdown,
     };
     session::perform(&load()?, request, printer).await
@@ -94,6 +100,16 @@ async fn execute(context: &Context, request: Request, out: &Outbox) -> Result<()
         Request::Id => id::execute(context, out).await,
         Request::Ticket { id } => ticket::execute(context, id, out).await,
         Request::Status => status::execute(context, out).await,
+        Request::Pin { ids } => pin::add(context, &ids, out).await,
+        Request::Unpin { ids } => pin::remove(context, &ids, out).await,
+        Request::Pins => pin::list(context, out).await,
+        Request::Collect { all, grace_ms } => repo::collect(context, all, grace_ms, out).await,
+        Request::Stat => repo::stat(context, out).await,
+        Request::Verify => repo::verify(context, out).await,
+        Request::Reload => {
+            out.send(Reply::Reloaded(reload::reload(context).await?))
+                .await
+        }
         Request::Shutdown => {
             out.send(Reply::Stopping).await?;
             context.request_stop();

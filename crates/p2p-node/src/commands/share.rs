@@ -13,7 +13,6 @@ use crate::config::absolute;
 use crate::context::Context;
 use crate::control::protocol::{Reply, ShareRequest, SharedReply, SkippedReply};
 use crate::exit::Failure;
-use crate::rescan::Watched;
 
 /// Pause between two progress reports: smooth to the eye, cheap to send.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
@@ -64,7 +63,8 @@ async fn share_one(
         .node
         .share(path)
         .copy(request.copy)
-        .unlisted(request.unlisted);
+        .unlisted(request.unlisted)
+        .watch(request.watch);
     if let Some(name) = &request.name {
         share = share.name(name.clone());
     }
@@ -88,18 +88,6 @@ async fn share_one(
             }
         }
     };
-    if request.watch {
-        let (name, unlisted) = (request.name.clone(), request.unlisted);
-        context
-            .rescan
-            .watch(Watched {
-                path: shared.path.clone(),
-                name,
-                unlisted,
-                id: Some(shared.id),
-            })
-            .await?;
-    }
     out.send(Reply::Shared(describe(&shared))).await
 }
 

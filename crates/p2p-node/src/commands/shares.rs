@@ -34,6 +34,7 @@ pub fn describe(share: &ShareInfo) -> ShareReply {
         kind: kind_name(share.kind),
         path: path_text(&share.path),
         unlisted: share.unlisted,
+        watched: share.watched,
         announced: announced.to_owned(),
         announced_ago,
     }

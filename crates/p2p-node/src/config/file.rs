@@ -102,6 +102,16 @@ pub struct Limits {
 pub struct Storage {
     pub quota: Size,
     pub min_free: Size,
+    pub evict: Evict,
+}
+
+/// Which complete downloads make room for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Evict {
+    Off,
+    Store,
+    Downloads,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,6 +189,7 @@ impl Default for Storage {
         Self {
             quota: Size(core.quota),
             min_free: Size(core.min_free),
+            evict: Evict::Store,
         }
     }
 }
@@ -260,8 +271,19 @@ impl ConfigFile {
         core.limits.cache = self.limits.cache.0;
         core.storage.quota = self.storage.quota.0;
         core.storage.min_free = self.storage.min_free.0;
+        core.storage.evict = self.storage.evict.into();
         core.trust = trust;
         core
+    }
+}
+
+impl From<Evict> for p2p_core::Evict {
+    fn from(written: Evict) -> Self {
+        match written {
+            Evict::Off => Self::Off,
+            Evict::Store => Self::Store,
+            Evict::Downloads => Self::Downloads,
+        }
     }
 }
 

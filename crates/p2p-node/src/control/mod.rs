@@ -4,10 +4,12 @@
 //! the last of which is `{"type":"done"}`: a stream without it was cut. Contents go over `POST /v1/cat` in [`frames`].
 
 pub mod auth;
+pub mod care;
 pub mod client;
 pub mod endpoint;
 pub mod frames;
 pub mod listener;
+mod metrics;
 pub mod protocol;
 pub mod server;
 pub mod text;

@@ -7,6 +7,9 @@ use std::str::FromStr;
 use p2p_core::{Address, ContentId, NodeId, PublisherKey, Ticket};
 use serde::{Deserialize, Serialize};
 
+use super::care::{
+    CollectedReply, DamagedReply, PinReply, ReloadedReply, StatReply, VerifiedReply,
+};
 use super::text;
 use crate::exit::Failure;
 
@@ -51,6 +54,23 @@ pub enum Request {
         id: ContentId,
     },
     Status,
+    Pin {
+        #[serde(with = "text::list")]
+        ids: Vec<ContentId>,
+    },
+    Unpin {
+        #[serde(with = "text::list")]
+        ids: Vec<ContentId>,
+    },
+    Pins,
+    Collect {
+        #[serde(default)]
+        all: bool,
+        grace_ms: u64,
+    },
+    Stat,
+    Verify,
+    Reload,
     Shutdown,
 }
 
@@ -280,6 +300,18 @@ pub enum Reply {
         ticket: String,
     },
     Status(Box<StatusReply>),
+    Pinned {
+        id: String,
+    },
+    Unpinned {
+        id: String,
+    },
+    Pin(PinReply),
+    Collected(CollectedReply),
+    Stat(Box<StatReply>),
+    Damaged(DamagedReply),
+    Verified(VerifiedReply),
+    Reloaded(ReloadedReply),
     Stopping,
     Initialized {
         config: String,
@@ -332,6 +364,8 @@ pub struct ShareReply {
     pub kind: String,
     pub path: String,
     pub unlisted: bool,
+    /// Whether the daemon keeps up with what becomes of it.
+    pub watched: bool,
     /// `done`, `due`, `failed` or `off`.
     pub announced: String,
     /// Seconds since the last announcement.
@@ -435,22 +469,38 @@ pub struct StatusReply {
     pub announced: u64,
     pub announce_due: u64,
     pub announce_failed: u64,
+    /// Seconds that the longest of those due has been waiting.
+    #[serde(default)]
+    pub announce_lag_seconds: u64,
     pub fetches: u64,
     pub uploads: u64,
     pub up_bytes: u64,
     pub down_bytes: u64,
     pub cache: CacheReply,
     pub storage: StorageReply,
+    pub hashed: HashedReply,
     pub dht_mode: String,
     pub dht_peers: u64,
     pub addresses: Vec<String>,
+}
+
+/// What was read since the start to learn its id: not what is known already, nor what was only moved.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HashedReply {
+    pub files: u64,
+    pub bytes: u64,
 }
 
 /// Verified hot blocks in memory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CacheReply {
     pub hits: u64,
+    #[serde(default)]
+    pub joined: u64,
     pub misses: u64,
+    /// From 0 to 1; not there before the first block was asked for.
+    #[serde(default)]
+    pub hit_rate: Option<f64>,
     pub evictions: u64,
     pub bytes: u64,
     pub capacity: u64,
@@ -463,6 +513,14 @@ pub struct StorageReply {
     pub partial: u64,
     pub objects: u64,
     pub index: u64,
+    /// Set aside for what is under way, and for the index.
+    pub reserved: u64,
+    /// All of these.
+    pub used: u64,
+    pub quota: u64,
+    pub min_free: u64,
+    /// More counts than the quota allows: nothing new is fetched.
+    pub over_quota: bool,
 }
 
 #[cfg(test)]

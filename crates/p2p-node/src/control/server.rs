@@ -24,6 +24,7 @@ use super::auth::{self, Refusal};
 use super::endpoint::Endpoint;
 use super::frames;
 use super::listener::{Listener, Stream as Connection};
+use super::metrics;
 use super::protocol::{CatRequest, Reply, Request};
 use crate::commands::{self, Answer, cat};
 use crate::context::Context;
@@ -145,6 +146,7 @@ fn router(state: ApiState) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/peers", get(peers))
         .route("/v1/shares", get(shares))
+        .route("/metrics", get(metrics))
         .route("/v1/command", post(command))
         .route("/v1/cat", post(cat_content))
         .fallback(|| async {
@@ -219,6 +221,13 @@ async fn shares(State(state): State<ApiState>) -> Response {
     collected(&state, Request::Shares)
         .await
         .map_or_else(refused, |objects| Json(objects).into_response())
+}
+
+async fn metrics(State(state): State<ApiState>) -> Response {
+    match metrics::text(&state.context.node.status()) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => refused(Failure::new("error", error.to_string())),
+    }
 }
 
 /// The objects of a short answer.

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::care;
 use super::escape::escape;
 use crate::control::protocol::{
-    CompleteReply, ContentReply, FoundReply, PeerReply, Ready, Reply, ShareReply, SharedReply,
-    SkippedReply, StatusReply,
+    CacheReply, CompleteReply, ContentReply, FoundReply, PeerReply, Ready, Reply, ShareReply,
+    SharedReply, SkippedReply, StatusReply,
 };
 use crate::units::{human_duration, human_size};
 
@@ -58,6 +59,18 @@ pub fn render(reply: &Reply, quiet: bool) -> Option<String> {
         } => id_text(peer, publisher, addresses),
         Reply::Ticket { ticket, .. } => escape(ticket),
         Reply::Status(status) => status_text(status),
+        Reply::Pinned { id } | Reply::Unpinned { id } if quiet => escape(id),
+        Reply::Pinned { id } => format!("pinned {}", escape(id)),
+        Reply::Unpinned { id } => format!("no longer pinned: {}", escape(id)),
+        Reply::Pin(pin) if quiet => escape(&pin.id),
+        Reply::Pin(pin) => care::pin_text(pin),
+        Reply::Collected(_) | Reply::Verified(_) | Reply::Reloaded(_) if quiet => return None,
+        Reply::Collected(collected) => care::collected_text(collected),
+        Reply::Stat(stat) => care::stat_text(stat),
+        Reply::Damaged(damaged) if quiet => escape(&damaged.path),
+        Reply::Damaged(damaged) => care::damaged_text(damaged),
+        Reply::Verified(verified) => care::verified_text(verified),
+        Reply::Reloaded(reloaded) => care::reloaded_text(reloaded),
         Reply::Stopping if quiet => return None,
         Reply::Stopping => "stopping".to_owned(),
         Reply::Initialized { .. } if quiet => return None,
@@ -108,7 +121,7 @@ fn shared_text(shared: &SharedReply) -> String {
 }
 
 /// A folder ends in a slash, as `ls -F` shows it.
-fn label(name: &str, kind: &str) -> String {
+pub(super) fn label(name: &str, kind: &str) -> String {
     let slash = if kind == "collection" { "/" } else { "" };
     format!("{}{slash}", escape(name))
 }
@@ -125,13 +138,14 @@ fn share_text(share: &ShareReply) -> String {
         (other, _) => escape(other),
     };
     let unlisted = if share.unlisted { ", unlisted" } else { "" };
+    let watched = if share.watched { ", watched" } else { "" };
     let (id, state) = (escape(&share.id), escape(&share.state));
     let (size, name, path) = (
         human_size(share.size),
         label(&share.name, &share.kind),
         escape(&share.path),
     );
-    format!("{id}  {size:>7}  {state:<7}  {name}  ({announced}{unlisted}; {path})")
+    format!("{id}  {size:>7}  {state:<7}  {name}  ({announced}{unlisted}{watched}; {path})")
 }
 
 fn complete_text(complete: &CompleteReply) -> String {
@@ -245,6 +259,18 @@ fn with_list(head: String, below: &[String]) -> String {
         .join("\n")
 }
 
+/// How many of the blocks asked for had not to be read.
+fn hit_rate(cache: &CacheReply) -> String {
+    let asked = cache
+        .hits
+        .saturating_add(cache.joined)
+        .saturating_add(cache.misses);
+    match cache.hit_rate {
+        Some(rate) => format!("{:.0} % of {asked} blocks found", rate * 100.0),
+        None => "not asked yet".to_owned(),
+    }
+}
+
 fn status_text(status: &StatusReply) -> String {
     let uptime = human_duration(Duration::from_secs(status.uptime_seconds));
     let (cache, storage) = (&status.cache, &status.storage);
@@ -266,8 +292,15 @@ fn status_text(status: &StatusReply) -> String {
             status.dht_peers
         ),
         format!(
-            "shares     {}: {} announced, {} due, {} failed",
-            status.shares, status.announced, status.announce_due, status.announce_failed
+            "shares     {}; ids: {} announced, {} due{}, {} failed",
+            status.shares,
+            status.announced,
+            status.announce_due,
+            match status.announce_lag_seconds {
+                0 => String::new(),
+                lag => format!(" for up to {}", human_duration(Duration::from_secs(lag))),
+            },
+            status.announce_failed
         ),
         format!(
             "fetches    {} running, {} received",
@@ -280,18 +313,17 @@ fn status_text(status: &StatusReply) -> String {
             human_size(status.up_bytes)
         ),
         format!(
-            "cache      {} of {}, {} hits, {} misses",
+            "cache      {} of {}, {}, {} evicted",
             human_size(cache.bytes),
             human_size(cache.capacity),
-            cache.hits,
-            cache.misses
+            hit_rate(cache),
+            cache.evictions
         ),
+        format!("storage    {}", care::storage_text(storage)),
         format!(
-            "storage    {} downloads, {} partial, {} objects, {} index",
-            human_size(storage.downloads),
-            human_size(storage.partial),
-            human_size(storage.objects),
-            human_size(storage.index)
+            "hashed     {} files, {}",
+            status.hashed.files,
+            human_size(status.hashed.bytes)
         ),
     ];
     let addresses = status

@@ -2,6 +2,7 @@
 //!
 //! Names and messages may come from strangers, so whatever could steer a terminal is shown escaped, in JSON too.
 
+mod care;
 mod escape;
 mod human;
 mod progress;

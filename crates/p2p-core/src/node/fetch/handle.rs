@@ -14,13 +14,12 @@ use std::{
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::{oneshot, watch};
 
-use super::{Existing, FetchState, Fetched, Filter, Order, Outcome, Progress, Target};
+use super::{Existing, Fetched, Filter, Order, Outcome, Progress, Target};
 use crate::{
     content::{Address, ContentId, PublisherKey, Ticket, TrustPolicy},
     node::{
         Node,
         command::Command,
-        driver::SessionId,
         error::{FetchError, NodeStopped},
     },
 };
@@ -87,20 +86,25 @@ impl FetchBuilder {
         let order = Order {
             id,
             ticket,
-            target: Target::In(PathBuf::from(".")),
+            target: if node.is_in_memory() {
+                Target::Store
+            } else {
+                Target::In(PathBuf::from("."))
+            },
             existing: Existing::Refuse,
             include: None,
             trust: node.trust().clone(),
             timeout: DEFAULT_TIMEOUT,
             peers: Vec::new(),
             listing_only: false,
+            on_demand: false,
             scratch: node.scratch().to_path_buf(),
         };
         Self { node, order }
     }
 
     /// Writes to this path; under its own name within it, if it is a folder. Without this, under its own name in the
-    /// current directory.
+    /// current directory; or in the store, by a node in memory, which refuses to write to a path.
     pub fn to(mut self, path: impl Into<PathBuf>) -> Self {
         self.order.target = Target::Path(path.into());
         self
@@ -112,10 +116,16 @@ impl FetchBuilder {
         self
     }
 
-    /// Keeps it in the node's own store, where readers find it.
-    pub(in crate::node) fn in_store(mut self) -> Self {
+    /// Keeps it in the node's own store, where [`Node::read`] finds it; the entries of a folder each by its id.
+    pub fn in_store(mut self) -> Self {
         self.order.target = Target::Store;
         self
+    }
+
+    /// What a reader orders: it is kept in the node's own store, as much of it as is read.
+    pub(in crate::node) fn on_demand(mut self) -> Order {
+        self.order.on_demand = true;
+        self.in_store().order
     }
 
     /// What to do if there is something at the target already; by default the fetch is refused.
@@ -158,32 +168,22 @@ impl FetchBuilder {
     /// Begins the fetch.
     ///
     /// # Errors
-    /// If the node has stopped.
+    /// If the node has stopped; [`FetchError::InMemory`] if it writes no files and was told to.
     pub async fn start(self) -> Result<Fetch, FetchError> {
+        if self.node.is_in_memory() && !matches!(self.order.target, Target::Store) {
+            return Err(FetchError::InMemory);
+        }
         let id = self.order.id;
-        let (progress, watching) = watch::channel(Progress {
-            id,
-            name: None,
-            done: 0,
-            size: None,
-            rate: 0,
-            sources: 0,
-            state: FetchState::Searching,
-            stall: None,
-        });
+        let (progress, watching) = watch::channel(Progress::of(id));
         let (reply, outcome) = oneshot::channel();
-        let (started, session) = oneshot::channel();
         let command = Command::Fetch {
             order: Box::new(self.order),
             progress,
             reply,
-            started,
         };
         self.node.send(command).await?;
-        let session = session.await.map_err(|_| NodeStopped)?;
         Ok(Fetch {
             id,
-            session,
             progress: watching,
             outcome: Mutex::new(outcome),
         })
@@ -196,7 +196,6 @@ impl FetchBuilder {
 #[derive(Debug)]
 pub struct Fetch {
     id: ContentId,
-    session: SessionId,
     progress: watch::Receiver<Progress>,
     outcome: Mutex<oneshot::Receiver<Result<Outcome, FetchError>>>,
 }
@@ -206,24 +205,6 @@ impl Fetch {
     #[must_use]
     pub fn id(&self) -> ContentId {
         self.id
-    }
-
-    pub(in crate::node) fn session(&self) -> SessionId {
-        self.session
-    }
-
-    /// Whether it has ended, one way or the other.
-    pub(in crate::node) fn is_over(&self) -> bool {
-        self.progress.has_changed().is_err()
-    }
-
-    /// Why a fetch that is over did not bring everything. Tells it once.
-    pub(in crate::node) fn failure(&self) -> FetchError {
-        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        match outcome.try_recv() {
-            Ok(Err(error)) => error,
-            _ => FetchError::Interrupted,
-        }
     }
 
     /// How far it is, now and at each change; a slow reader sees the latest only. Ends with the fetch.

@@ -3,6 +3,7 @@
 pub(crate) mod handle;
 pub(crate) mod plan;
 pub(crate) mod prepare;
+mod readers;
 pub(crate) mod receive;
 pub(crate) mod session;
 mod sources;
@@ -12,6 +13,7 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 pub(in crate::node) use self::handle::DEFAULT_TIMEOUT;
 pub use self::handle::{Fetch, FetchBuilder, FetchTarget};
+pub(crate) use self::readers::{Seat, Standing};
 pub use crate::store::Existing;
 use crate::{
     content::{Address, ContentId, NodeId, Ticket, TrustPolicy},
@@ -45,6 +47,8 @@ pub(crate) struct Order {
     pub(crate) peers: Vec<Address>,
     /// Only the entries of the folder are wanted, not their content.
     pub(crate) listing_only: bool,
+    /// Only what readers wait for is wanted, and of a folder its list.
+    pub(crate) on_demand: bool,
     /// The folder for content that nobody named a place for.
     pub(crate) scratch: PathBuf,
 }
@@ -76,7 +80,7 @@ pub(crate) enum Outcome {
 pub struct Fetched {
     /// What was fetched.
     pub id: ContentId,
-    /// Where the file or folder lies.
+    /// Where the file or folder lies; of what was fetched into the store, where the store keeps it.
     pub path: PathBuf,
     /// Its size in bytes; of a folder, all entries that were wanted together.
     pub size: u64,
@@ -116,6 +120,22 @@ pub struct Progress {
     pub state: FetchState,
     /// Why nothing moves, if nothing does.
     pub stall: Option<String>,
+}
+
+impl Progress {
+    /// That of a fetch that has just begun.
+    pub(in crate::node) fn of(id: ContentId) -> Self {
+        Self {
+            id,
+            name: None,
+            done: 0,
+            size: None,
+            rate: 0,
+            sources: 0,
+            state: FetchState::Searching,
+            stall: None,
+        }
+    }
 }
 
 /// Where a fetch stands.

@@ -3,15 +3,15 @@
 use std::{
     collections::HashMap,
     ops::Range,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use crate::{
     content::{BLOCK_LEN, BlockIndex, BlockSet, Collection, ContentId, Geometry},
     download::{Pieces, PiecesError},
     net::wire::{BlocksItem, BlocksRequest, Run},
-    store::{Content, PartFile, PartRoot, Store, StoreError},
+    store::{Content, PartFile, PartRoot, Room, Store, StoreError, Wanted},
 };
 
 /// One content of a fetch.
@@ -34,6 +34,8 @@ pub(crate) struct Plan {
     /// Handles of the items that have been opened. They are kept to the end: a dropped one would have to find out again,
     /// by reading, what its file holds.
     opened: Mutex<HashMap<usize, Arc<Content>>>,
+    /// Room on the disk for all of it.
+    room: OnceLock<Room>,
 }
 
 /// The pieces of a content that a source said it does not have, or a request asks for.
@@ -58,6 +60,7 @@ impl Plan {
             items: vec![item],
             pieces,
             opened: Mutex::default(),
+            room: OnceLock::new(),
         })
     }
 
@@ -99,6 +102,7 @@ impl Plan {
             items,
             pieces,
             opened: Mutex::default(),
+            room: OnceLock::new(),
         })
     }
 
@@ -116,6 +120,35 @@ impl Plan {
         Some(item.first..item.first.saturating_add(item.geometry.blocks()))
     }
 
+    /// Takes the room for all of it. `folder` is where it goes; `resumed` says that some of it may be there.
+    pub(crate) fn reserve(
+        &self,
+        store: &Store,
+        folder: &Path,
+        resumed: bool,
+    ) -> Result<(), StoreError> {
+        let wanted = self.items.iter().map(|item| Wanted {
+            id: item.content,
+            geometry: item.geometry,
+            copies: item.paths.len().max(1) as u64,
+            there: if resumed {
+                store.on_disk(&item.part)
+            } else {
+                0
+            },
+        });
+        let wanted: Vec<Wanted> = wanted.collect();
+        let room = store.reserve(folder, &wanted)?;
+        // It is taken once, when the plan is made.
+        let _ = self.room.set(room);
+        Ok(())
+    }
+
+    /// The room that was taken.
+    pub(crate) fn room(&self) -> Option<&Room> {
+        self.room.get()
+    }
+
     /// Opens the partial file of an item, or goes on where it was left.
     pub(crate) fn open(&self, store: &Store, index: usize) -> Result<Arc<Content>, StoreError> {
         if let Some(content) = self.opened(index) {
@@ -125,9 +158,41 @@ impl Plan {
             path: PathBuf::new(),
             source: std::io::ErrorKind::InvalidInput.into(),
         })?;
-        let content = store.begin(item.content, item.geometry, &item.part)?;
+        let content = match self.room() {
+            Some(room) => store.begin_within(item.content, item.geometry, &item.part, room)?,
+            None => store.begin(item.content, item.geometry, &item.part)?,
+        };
         self.keep(index, &content);
         Ok(content)
+    }
+
+    /// Opens those of the items that are files of one block, together. One that cannot be opened now says why when it is
+    /// opened on its own.
+    pub(crate) fn open_small(
+        &self,
+        store: &Store,
+        indices: impl Iterator<Item = usize>,
+    ) -> Result<(), StoreError> {
+        let mut wanted = Vec::new();
+        let mut of = Vec::new();
+        for index in indices.filter(|index| self.opened(*index).is_none()) {
+            if let Some(item) = self.items.get(index)
+                && item.geometry.blocks() == 1
+            {
+                wanted.push((item.content, item.geometry, item.part.clone()));
+                of.push(index);
+            }
+        }
+        if wanted.len() < 2 {
+            return Ok(());
+        }
+        for (index, begun) in of.into_iter().zip(store.begin_all(&wanted, self.room())?) {
+            match begun {
+                Ok(content) => self.keep(index, &content),
+                Err(error) => tracing::debug!(index, %error, "not begun with the others"),
+            }
+        }
+        Ok(())
     }
 
     /// Keeps the handle of an item.
@@ -256,7 +321,18 @@ fn needs_outline(geometry: Geometry, run: Run, needed: impl Fn(u32) -> bool) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::Entry;
+    use crate::{content::Entry, store::StoreOptions};
+
+    fn store() -> Store {
+        let options = StoreOptions {
+            dir: "/store".into(),
+            cache_bytes: 0,
+            quota: u64::MAX,
+            min_free: 0,
+            evict: Default::default(),
+        };
+        Store::in_memory(options).unwrap()
+    }
 
     fn entry(path: &str, size: u64) -> Entry {
         Entry {
@@ -272,8 +348,7 @@ mod tests {
 
     #[test]
     fn a_run_over_small_files_is_one_request_that_names_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = PartRoot::create(dir.path().join("out.part")).unwrap();
+        let root = store().part_root("/out.part").unwrap();
         let block = BLOCK_LEN as u64;
         let entries = vec![
             entry("a", 10),
@@ -306,9 +381,32 @@ mod tests {
     }
 
     #[test]
+    fn small_files_are_opened_together_and_a_bad_one_alone() {
+        let store = store();
+        let root = store.part_root("/out.part").unwrap();
+        let block = BLOCK_LEN as u64;
+        let entries = vec![
+            entry("a", 10),
+            entry("b", 3 * block),
+            entry("c", 7),
+            entry("d", 8),
+        ];
+        let collection = Collection::from_entries(entries).unwrap();
+        let plan = Plan::folder(&collection, &root, &|_| true).unwrap();
+        store.part_root(root.path().join("c")).unwrap();
+        plan.open_small(&store, 0..4).unwrap();
+        assert!(plan.opened(0).is_some() && plan.opened(3).is_some());
+        assert!(plan.opened(1).is_none(), "it is no small file");
+        assert!(plan.opened(2).is_none());
+        assert!(matches!(plan.open(&store, 2), Err(StoreError::NotAPart(_))));
+        let first = plan.opened(0).unwrap();
+        plan.open_small(&store, 0..4).unwrap();
+        assert!(Arc::ptr_eq(&first, &plan.open(&store, 0).unwrap()));
+    }
+
+    #[test]
     fn only_the_wanted_is_planned() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = PartRoot::create(dir.path().join("out.part")).unwrap();
+        let root = store().part_root("/out.part").unwrap();
         let entries = vec![entry("a.txt", 10), entry("b.bin", 20)];
         let collection = Collection::from_entries(entries).unwrap();
         let plan = Plan::folder(&collection, &root, &|path| path.ends_with("bin")).unwrap();

@@ -9,10 +9,13 @@ use std::{
 
 use super::{Goal, Order, Target, plan::Plan, transfer::Ending};
 use crate::{
-    content::{BlockSet, Collection, Geometry, SignedManifest},
+    content::{BlockSet, Collection, ContentId, Geometry, SignedManifest},
     node::error::FetchError,
     store::{Content, Existing, PartFile, PartRoot, State, Store, StoreError},
 };
+
+/// Files that an earlier run left behind which are gone on with in one change of the index.
+const BEGUN_TOGETHER: usize = 1024;
 
 /// What preparing found.
 pub(crate) enum Prepared {
@@ -23,6 +26,12 @@ pub(crate) enum Prepared {
         /// Whether there may be more in the partial files than `held`: blocks whose outline is not known yet.
         resumed: bool,
         destination: Destination,
+    },
+    /// It is where it was to go, from an earlier run.
+    InPlace {
+        path: PathBuf,
+        /// Bytes of all files.
+        size: u64,
     },
     /// The entries of the folder.
     Listed(Arc<Collection>),
@@ -51,34 +60,59 @@ pub(crate) fn prepare(
     match (goal, collection) {
         (Goal::Folder, Some(collection)) => prepare_folder(store, order, name, collection),
         (Goal::Listing, _) => {
-            if let Some(content) = store.content(order.id)?
-                && content.is_complete()
-            {
+            let content = store.content(order.id)?;
+            let info = store.info(order.id)?;
+            // One that a crash left in its partial file is put in place first.
+            if let (Some(content), Some(State::Complete)) = (content, info.map(|info| info.state)) {
                 return list(&content);
             }
             let target = order.scratch_file();
             prepare_file(store, order, geometry, target)
         }
         _ => {
-            let target = target_of(order, name)?;
+            let target = target_of(order, name);
+            if is_taken(store, order, &target) {
+                let size = geometry.size();
+                return in_place(store, target, [(order.id, "", size)].into_iter());
+            }
             prepare_file(store, order, geometry, target)
         }
     }
 }
 
-/// The final path, which must be free unless the order says otherwise.
-fn target_of(order: &Order, name: &str) -> Result<PathBuf, FetchError> {
+/// Whether there is something where it is to go, which is to stay.
+fn is_taken(store: &Store, order: &Order, target: &Path) -> bool {
+    let may_stay = order.existing == Existing::Refuse && !matches!(order.target, Target::Store);
+    may_stay && store.exists(target)
+}
+
+/// What is at the target already must be what is wanted.
+fn in_place<'a>(
+    store: &Store,
+    target: PathBuf,
+    entries: impl Iterator<Item = (ContentId, &'a str, u64)> + Clone,
+) -> Result<Prepared, FetchError> {
+    let names = entries.clone().map(|(id, name, _)| (id, name));
+    if !store.is_in_place(names, &target)? {
+        return Err(FetchError::TargetExists(target));
+    }
+    let size = entries.fold(0_u64, |sum, (.., size)| sum.saturating_add(size));
+    Ok(Prepared::InPlace { path: target, size })
+}
+
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+/// The final path.
+fn target_of(order: &Order, name: &str) -> PathBuf {
     let target = match &order.target {
         Target::Path(path) if path.is_dir() => path.join(name),
         Target::Path(path) => path.clone(),
         Target::In(dir) => dir.join(name),
-        Target::Store => return Ok(order.scratch_file()),
+        Target::Store => return order.scratch_file(),
     };
-    let target = std::path::absolute(&target).unwrap_or(target);
-    if order.existing == Existing::Refuse && std::fs::symlink_metadata(&target).is_ok() {
-        return Err(FetchError::TargetExists(target));
-    }
-    Ok(target)
+    absolute(target)
 }
 
 /// `NAME.part`, beside `NAME`.
@@ -96,9 +130,10 @@ fn prepare_file(
     geometry: Geometry,
     target: PathBuf,
 ) -> Result<Prepared, FetchError> {
-    let part = PartFile::at(part_path(&target));
-    let resumed = part.path().exists();
+    let part = part_of(store, order, &target)?;
+    let resumed = store.exists(&part.path());
     let plan = Plan::file(order.id, geometry, part.clone()).map_err(too_many)?;
+    plan.reserve(store, folder_of(&target), resumed)?;
     let content = obtain(store, &plan, 0)?;
     let mut held = BlockSet::new(plan.pieces().count());
     plan.mark_held(0, &content.held(), &mut held);
@@ -108,6 +143,30 @@ fn prepare_file(
         resumed,
         destination: Destination::File { part, target },
     })
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
+/// The partial file of a fetch to `target`. What is here of it already is in it: a reader goes on in the file there is, and
+/// what was only read is moved to where all of it is wanted.
+fn part_of(store: &Store, order: &Order, target: &Path) -> Result<PartFile, FetchError> {
+    let part = PartFile::at(part_path(target));
+    let Some(begun) = store.content(order.id)?.filter(|c| !c.is_complete()) else {
+        return Ok(part);
+    };
+    // One that is still in use, such as by the last saving of a fetch that has just ended, stays where it is.
+    if order.on_demand || Arc::strong_count(&begun) > 1 {
+        return Ok(PartFile::at(begun.path()));
+    }
+    let path = begun.path();
+    drop(begun);
+    if path == part_path(&order.scratch_file()) && !store.exists(&part.path()) {
+        // On another disk it is left where it is, and fetched again.
+        let _ = store.move_part(&path, &part);
+    }
+    Ok(part)
 }
 
 fn too_many(error: impl std::fmt::Display) -> FetchError {
@@ -120,26 +179,65 @@ fn prepare_folder(
     name: &str,
     collection: &Collection,
 ) -> Result<Prepared, FetchError> {
-    let target = target_of(order, name)?;
+    let target = match order.target {
+        Target::Store => order.scratch_folder(),
+        _ => target_of(order, name),
+    };
     let include = order.include.clone();
     let wanted = move |path: &str| include.as_ref().is_none_or(|include| include(path));
     let entries = collection.entries();
     if !entries.is_empty() && !entries.iter().any(|entry| wanted(&entry.path)) {
         return Err(FetchError::NothingMatches);
     }
+    let files = entries.iter().filter(|entry| wanted(&entry.path));
+    let files = files.map(|entry| (entry.content, entry.path.as_str(), entry.size));
+    if let Target::Path(path) = &order.target
+        && is_taken(store, order, path)
+        && files.clone().next().is_some()
+        && let Ok(there) = in_place(store, absolute(path.clone()), files.clone())
+    {
+        // A folder that is there is one to put things into, unless it is the very one.
+        return Ok(there);
+    }
+    if is_taken(store, order, &target) {
+        return in_place(store, target, files);
+    }
     let part_dir = part_path(&target);
-    let resumed = part_dir.exists();
-    let root = PartRoot::create(&part_dir)?;
+    let resumed = store.exists(&part_dir);
+    let root = store.part_root(&part_dir)?;
     let plan = Plan::folder(collection, &root, &wanted).map_err(too_many)?;
+    if let Err(refusal) = plan.reserve(store, &part_dir, resumed) {
+        if !resumed {
+            // It was made for this; what is in it would be somebody else's.
+            store.remove_if_empty(&part_dir);
+        }
+        return Err(refusal.into());
+    }
     let mut held = BlockSet::new(plan.pieces().count());
-    for (index, item) in plan.items().iter().enumerate() {
-        let left_over = resumed && plan.part(index).is_some_and(|part| part.path().exists());
-        let here = store
-            .info(item.content)?
-            .is_some_and(|info| info.state == State::Complete);
-        if left_over || here || item.geometry.blocks() == 0 {
-            let content = obtain(store, &plan, index)?;
-            plan.mark_held(index, &content.held(), &mut held);
+    let ids: Vec<ContentId> = plan.items().iter().map(|item| item.content).collect();
+    let states = store.states(&ids)?;
+    let there: Vec<usize> = plan
+        .items()
+        .iter()
+        .zip(states)
+        .enumerate()
+        .filter(|(index, (item, state))| {
+            let left_over = || {
+                resumed
+                    && plan
+                        .part(*index)
+                        .is_some_and(|part| store.exists(&part.path()))
+            };
+            let here = matches!(state, Some((State::Complete, _)));
+            here || item.geometry.blocks() == 0 || left_over()
+        })
+        .map(|(index, _)| index)
+        .collect();
+    for some in there.chunks(BEGUN_TOGETHER) {
+        plan.open_small(store, some.iter().copied())?;
+        for index in some {
+            let content = obtain(store, &plan, *index)?;
+            plan.mark_held(*index, &content.held(), &mut held);
         }
     }
     Ok(Prepared::Planned {
@@ -162,7 +260,7 @@ fn obtain(store: &Store, plan: &Plan, index: usize) -> Result<Arc<Content>, Stor
             continue;
         };
         let Some(part) = plan.part(index) else { break };
-        match store.copy_out(&content, part) {
+        match store.copy_out(&content, part, plan.room()) {
             Err(StoreError::Read(_)) => {}
             Err(error) => return Err(error),
             Ok(()) => {
@@ -181,13 +279,14 @@ pub(crate) fn finish(
     ending: &Ending,
     manifests: &[SignedManifest],
 ) -> Result<(PathBuf, u64), FetchError> {
+    let existing = match order.target {
+        Target::Store => Existing::Overwrite,
+        _ => order.existing,
+    };
+    keep_manifests(store, manifests)?;
     let path = match &ending.destination {
         Destination::File { part, target } => {
             let content = obtain(store, &ending.plan, 0)?;
-            let existing = match order.target {
-                Target::Store => Existing::Overwrite,
-                _ => order.existing,
-            };
             store.finish(&content, part, target, existing)?
         }
         Destination::Folder { root, target } => {
@@ -196,17 +295,14 @@ pub(crate) fn finish(
                 let content = obtain(store, &ending.plan, index)?;
                 for (number, path) in item.paths.iter().enumerate() {
                     if number > 0 {
-                        store.copy_out(&content, &root.entry(path))?;
+                        store.copy_out(&content, &root.entry(path), ending.plan.room())?;
                     }
                     entries.push((path.clone(), Arc::clone(&content)));
                 }
             }
-            store.finish_tree(root, target, &entries, order.existing)?
+            store.finish_tree(root, target, &entries, existing)?
         }
     };
-    for manifest in manifests {
-        store.add_manifest(manifest, false)?;
-    }
     let bytes = ending
         .plan
         .items()
@@ -220,18 +316,24 @@ pub(crate) fn finish(
     Ok((path, bytes))
 }
 
+/// Before the content is complete: without its manifest a listing would be a file.
+fn keep_manifests(store: &Store, manifests: &[SignedManifest]) -> Result<(), StoreError> {
+    for manifest in manifests {
+        store.add_manifest(manifest, false)?;
+    }
+    Ok(())
+}
+
 /// Keeps the listing of a folder, and reads it.
 pub(crate) fn finish_listing(
     store: &Store,
     ending: &Ending,
     manifests: &[SignedManifest],
 ) -> Result<Prepared, FetchError> {
+    keep_manifests(store, manifests)?;
     let content = obtain(store, &ending.plan, 0)?;
     if let Destination::File { part, target } = &ending.destination {
         store.finish(&content, part, target, Existing::Overwrite)?;
-    }
-    for manifest in manifests {
-        store.add_manifest(manifest, false)?;
     }
     list(&content)
 }
@@ -263,5 +365,10 @@ impl Order {
     /// Where content is kept that nobody named a place for.
     fn scratch_file(&self) -> PathBuf {
         self.scratch.join(self.id.to_string())
+    }
+
+    /// The same for the entries of a folder; its listing is kept as a file.
+    fn scratch_folder(&self) -> PathBuf {
+        self.scratch.join(format!("{}.entries", self.id))
     }
 }

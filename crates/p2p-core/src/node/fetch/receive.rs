@@ -7,7 +7,7 @@ use tokio::{runtime::Handle, sync::mpsc};
 
 use super::plan::{Asked, Plan};
 use crate::{
-    content::VerifiedBlock,
+    content::{BLOCK_LEN, VerifiedBlock},
     download::RequestId,
     net::wire::{Frame, ItemStatus},
     node::driver::{SessionId, clock},
@@ -15,8 +15,10 @@ use crate::{
     store::{Content, Store, StoreError},
 };
 
-/// Blocks written together: enough that a disk writes at full speed, little enough that a kill loses nothing to speak of.
-const BATCH: usize = 4;
+/// Bytes written together: enough that a disk writes at full speed, little enough that a kill loses nothing to speak of.
+const BATCH_BYTES: usize = 4 * BLOCK_LEN;
+/// Blocks of small files written together, so that each is not a report of its own.
+const BATCH: usize = 64;
 
 /// How long a block waits for others to be written with.
 const GATHER: Duration = Duration::from_millis(20);
@@ -78,8 +80,11 @@ impl Receiver {
         let mut writer = Writer {
             contents: HashMap::new(),
             batch: Vec::new(),
+            bytes: 0,
         };
-        let outcome = self.receive(&mut writer);
+        let items = self.asked.iter().map(|asked| asked.item);
+        let opened = self.plan.open_small(&self.store, items).map_err(stop_of);
+        let outcome = opened.and_then(|()| self.receive(&mut writer));
         // What came before a bad block is good.
         let flushed = self.flush(&mut writer);
         match outcome.and(flushed) {
@@ -119,7 +124,7 @@ impl Receiver {
                 }
                 Frame::End { .. } => return Ok(()),
             }
-            if writer.batch.len() >= BATCH {
+            if writer.batch.len() >= BATCH || writer.bytes >= BATCH_BYTES {
                 self.flush(writer)?;
             }
         }
@@ -157,6 +162,7 @@ impl Receiver {
         let verified = content
             .verify(block, bytes)
             .map_err(|_| Stop::Blame(What::Bad { piece }))?;
+        writer.bytes = writer.bytes.saturating_add(verified.bytes().len());
         writer.batch.push((item, piece, verified));
         Ok(())
     }
@@ -177,37 +183,37 @@ impl Receiver {
         Ok((index, content))
     }
 
+    /// Writes what has come. It is reported together, however many files it goes to.
     fn flush(&self, writer: &mut Writer) -> Result<(), Stop> {
         let mut batch = std::mem::take(&mut writer.batch);
+        let bytes = std::mem::take(&mut writer.bytes) as u64;
+        if batch.is_empty() {
+            return Ok(());
+        }
         batch.sort_by_key(|(item, ..)| *item);
+        let pieces: Vec<u32> = batch.iter().filter_map(|(_, piece, _)| *piece).collect();
+        self.report(What::Writing {
+            pieces: pieces.clone(),
+        });
         let mut rest = batch.into_iter().peekable();
-        while let Some((item, piece, block)) = rest.next() {
-            let mut pieces: Vec<u32> = piece.into_iter().collect();
-            let mut bytes = block.bytes().len() as u64;
+        while let Some((item, _, block)) = rest.next() {
             let mut blocks = vec![block];
-            while let Some((_, piece, block)) = rest.next_if(|(next, ..)| *next == item) {
-                pieces.extend(piece);
-                bytes = bytes.saturating_add(block.bytes().len() as u64);
+            while let Some((_, _, block)) = rest.next_if(|(next, ..)| *next == item) {
                 blocks.push(block);
             }
             let Some(content) = writer.contents.get(&item) else {
                 continue;
             };
-            self.report(What::Writing {
-                pieces: pieces.clone(),
-            });
-            match content.write(blocks) {
-                Ok(()) => self.report(What::Stored { pieces, bytes }),
-                Err(error) => {
-                    self.report(What::NotStored { pieces, error });
-                    return Err(Stop::Gone);
-                }
+            if let Err(error) = content.write(blocks) {
+                self.report(What::NotStored { pieces, error });
+                return Err(Stop::Gone);
             }
             if content.geometry().blocks() <= 1 {
                 // A small file is whole: nothing more will come for it.
                 writer.contents.remove(&item);
             }
         }
+        self.report(What::Stored { pieces, bytes });
         Ok(())
     }
 
@@ -225,6 +231,8 @@ impl Receiver {
 struct Writer {
     contents: HashMap<usize, Arc<Content>>,
     batch: Vec<(usize, Option<u32>, VerifiedBlock)>,
+    /// Bytes of the batch.
+    bytes: usize,
 }
 
 fn stop_of(error: StoreError) -> Stop {

@@ -18,6 +18,7 @@ use tokio::sync::{oneshot, watch};
 use super::{
     FetchState, Fetched, Goal, Order, Outcome, Progress, SourceBytes,
     prepare::{self, Prepared},
+    readers::Seat,
     receive::{Report, What},
     sources::{Manifests, Source},
     transfer::Transfer,
@@ -34,7 +35,6 @@ use crate::{
         error::FetchError,
         query::Listed,
     },
-    peers::FoundBy,
     store::StoreError,
 };
 
@@ -57,6 +57,9 @@ pub(crate) struct Session {
     pub(super) order: Order,
     pub(super) stage: Stage,
     pub(super) goal: Goal,
+    pub(crate) seats: Vec<Seat>,
+    /// All of it is wanted, not only what readers wait for.
+    pub(super) whole: bool,
     pub(super) sources: BTreeMap<NodeId, Source>,
     pub(super) slots: Vec<NodeId>,
     pub(super) trusted: Vec<TrustedManifest>,
@@ -73,7 +76,7 @@ pub(crate) struct Session {
     tick_at: Instant,
     progress: watch::Sender<Progress>,
     reply: Option<oneshot::Sender<Result<Outcome, FetchError>>>,
-    outcome: Option<Result<Outcome, FetchError>>,
+    pub(super) outcome: Option<Result<Outcome, FetchError>>,
 }
 
 impl Session {
@@ -81,15 +84,17 @@ impl Session {
         number: SessionId,
         order: Order,
         progress: watch::Sender<Progress>,
-        reply: oneshot::Sender<Result<Outcome, FetchError>>,
+        reply: Option<oneshot::Sender<Result<Outcome, FetchError>>>,
         now: Instant,
     ) -> Self {
         Self {
             number,
             id: order.id,
+            whole: !order.on_demand,
             order,
             stage: Stage::Searching,
             goal: Goal::File,
+            seats: Vec::new(),
             sources: BTreeMap::new(),
             slots: Vec::new(),
             trusted: Vec::new(),
@@ -102,31 +107,18 @@ impl Session {
             searched_at: None,
             tick_at: now,
             progress,
-            reply: Some(reply),
+            reply,
             outcome: None,
         }
     }
 
     /// Asks whoever is there, dials whoever is named, and looks at what is here already.
     pub(crate) fn start(&mut self, hands: &mut Hands) {
-        if let Some(ticket) = self.order.ticket.take() {
-            if let Err(error) = self.accept(ticket.manifest().clone(), hands) {
-                return self.end(Err(error.into()));
-            }
-            for provider in ticket.providers() {
-                self.hear_of(
-                    provider.node(),
-                    provider.addresses(),
-                    FoundBy::Ticket,
-                    hands,
-                );
-            }
+        let mut order = self.order.clone();
+        if let Err(error) = self.learn(&mut order, hands) {
+            return self.end(Err(error));
         }
-        for address in std::mem::take(&mut self.order.peers) {
-            if let Some(peer) = address.node() {
-                self.hear_of(peer, &[address.without_node()], FoundBy::Manual, hands);
-            }
-        }
+        self.order = order;
         self.ask_local(hands);
         let peers: Vec<NodeId> = hands.peers.ours().collect();
         for peer in peers {
@@ -153,7 +145,7 @@ impl Session {
             return self.end(Err(FetchError::Verification(why)));
         };
         self.goal = match kind {
-            Kind::Collection if !self.is_file => Goal::Listing,
+            Kind::Collection if !self.is_file && !self.order.on_demand => Goal::Listing,
             _ => Goal::File,
         };
         if self.order.listing_only && self.goal == Goal::File {
@@ -229,6 +221,7 @@ impl Session {
         };
         let (plan, held, resumed, destination) = match prepared {
             Prepared::Listed(collection) => return self.on_listed(collection, hands),
+            Prepared::InPlace { path, size } => return self.on_finished(Ok((path, size)), hands),
             Prepared::NotAFolder => {
                 self.is_file = true;
                 self.stage = Stage::Searching;
@@ -252,6 +245,7 @@ impl Session {
                 self.ask_have(peer, hands);
             }
         }
+        self.seat_readers(hands);
         self.pump(hands);
     }
 
@@ -276,7 +270,7 @@ impl Session {
         if let What::NotStored { error, .. } = report.what {
             let error = match error {
                 StoreError::Sync { .. } | StoreError::AlreadyComplete(_) => {
-                    FetchError::Store(error)
+                    FetchError::Store(Arc::new(error))
                 }
                 error => error.into(),
             };
@@ -300,14 +294,6 @@ impl Session {
     ) {
         if let Stage::Transfer(transfer) = &mut self.stage {
             transfer.on_response(request, result, hands.now);
-            self.pump(hands);
-        }
-    }
-
-    /// What a reader waits for.
-    pub(crate) fn set_priority(&mut self, blocks: Option<std::ops::Range<u32>>, hands: &mut Hands) {
-        if let Stage::Transfer(transfer) = &mut self.stage {
-            transfer.set_priority(blocks);
             self.pump(hands);
         }
     }
@@ -403,7 +389,8 @@ impl Session {
 
     /// Time has passed.
     pub(crate) fn on_tick(&mut self, hands: &mut Hands) {
-        if self.reply.as_ref().is_some_and(oneshot::Sender::is_closed) {
+        let is_dropped = self.reply.as_ref().is_some_and(oneshot::Sender::is_closed);
+        if is_dropped || self.is_deserted() {
             return self.end(Err(FetchError::Interrupted));
         }
         if hands.now < self.tick_at {
@@ -411,6 +398,7 @@ impl Session {
         }
         self.tick_at = hands.now + TICK;
         self.refresh(hands);
+        self.seat_readers(hands);
         self.check_refusal(hands.now);
         self.check_timeout(hands.now);
         if let Stage::Transfer(transfer) = &mut self.stage {
@@ -450,6 +438,9 @@ impl Session {
     }
 
     fn check_timeout(&mut self, now: Instant) {
+        if matches!(&self.stage, Stage::Transfer(transfer) if transfer.is_resting()) {
+            self.alive_at = now;
+        }
         let idle = now.saturating_duration_since(self.alive_at);
         if idle < self.order.timeout || self.outcome.is_some() {
             return;
@@ -537,7 +528,8 @@ impl Session {
     }
 
     /// Tells whoever waits how it ended, and gives back the files whose blocks are yet to be saved.
-    pub(crate) fn conclude(self) -> Concluded {
+    pub(crate) fn conclude(mut self) -> Concluded {
+        self.dismiss_readers();
         let summary = match &self.outcome {
             Some(Ok(Outcome::Fetched(fetched))) => Summary::Fetched(fetched.clone()),
             Some(Ok(Outcome::Listed { .. })) => Summary::Listed,

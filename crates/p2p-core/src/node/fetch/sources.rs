@@ -18,12 +18,17 @@ use crate::{
     store::State,
 };
 
-/// A partial holder is asked again at once when its answer came, but not more often than this.
-const HAVE_PAUSE: Duration = Duration::from_millis(200);
+/// A partial holder is asked again at once when its answer came, but not more often than this. It gathers news itself; what
+/// is not known yet here is fetched a second time from a source that all wait for.
+const HAVE_PAUSE: Duration = Duration::from_millis(100);
 /// One that has nothing may have begun to fetch it, and is asked again after this.
 const DENIED_PAUSE: Duration = Duration::from_secs(10);
 /// Unless it is known to be fetching it.
 const INTEREST_PAUSE: Duration = Duration::from_millis(500);
+/// A provider is asked for others again after this, then with doubling pauses up to the longest: those who start together
+/// must hear of each other while there is something left to share.
+const EXCHANGE_FIRST: Duration = Duration::from_millis(500);
+const EXCHANGE_LAST: Duration = Duration::from_secs(60);
 /// The DHT and the other providers are asked again at most this often.
 const SEARCH_PAUSE: Duration = Duration::from_secs(5);
 /// Peers that one fetch keeps track of.
@@ -37,6 +42,13 @@ pub(super) struct Source {
     /// Whether `Have` is under way.
     pub(super) asking: bool,
     pub(super) ask_at: Instant,
+    /// When it was last asked what it has.
+    pub(super) asked_at: Instant,
+    /// When it last asked for what is fetched: it fetches it too.
+    pub(super) interested_at: Option<Instant>,
+    /// When it is asked for other providers again, and the pause after that.
+    pub(super) exchange_at: Instant,
+    pub(super) exchange_pause: Duration,
     pub(super) manifests: Manifests,
     /// Size and blocks it says it has of the content fetched by id.
     pub(super) have: Option<(u64, BlockSet)>,
@@ -140,6 +152,10 @@ impl Session {
                 connected: true,
                 asking: false,
                 ask_at: hands.now,
+                asked_at: hands.now,
+                interested_at: None,
+                exchange_at: hands.now,
+                exchange_pause: EXCHANGE_FIRST,
                 manifests: Manifests::Unasked,
                 have: None,
                 entries: None,
@@ -152,11 +168,16 @@ impl Session {
             source.connected = true;
         }
         self.ask_have(peer, hands);
+        if self.trusted.is_empty() {
+            // In the same round trip: without a manifest nothing can begin.
+            self.ask_manifests(peer, hands);
+        }
     }
 
     /// A peer asks for what we fetch: it may soon have some of it.
     pub(crate) fn on_interest(&mut self, peer: NodeId, now: Instant) {
         if let Some(source) = self.sources.get_mut(&peer) {
+            source.interested_at = Some(now);
             source.ask_at = source.ask_at.min(now + INTEREST_PAUSE);
         }
     }
@@ -189,8 +210,11 @@ impl Session {
         let known = if entries {
             source.entries.as_ref().map(BlockSet::count)
         } else {
-            source.have.as_ref().map(|(_, blocks)| blocks.count())
+            let count = source.have.as_ref().map(|(_, blocks)| blocks.count());
+            // One that is about to have its first block tells as soon as it has.
+            count.or(source.interested_at.map(|_| 0))
         };
+        source.asked_at = hands.now;
         let query = Query::Have {
             content: self.id,
             entries,
@@ -237,11 +261,20 @@ impl Session {
             return;
         };
         source.asking = false;
-        source.ask_at = hands.now + DENIED_PAUSE;
+        let interested = source.interested_at.is_some_and(|at| {
+            let since = hands.now.saturating_duration_since(at);
+            since < DENIED_PAUSE.saturating_mul(2)
+        });
+        let pause = if interested {
+            INTEREST_PAUSE
+        } else {
+            DENIED_PAUSE
+        };
+        source.ask_at = hands.now + pause;
         let was_found = source.have.is_some();
         match answer {
             Ok(Reply::Have { size, blocks }) => {
-                source.ask_at = hands.now + HAVE_PAUSE;
+                source.ask_at = source.asked_at + HAVE_PAUSE;
                 if entries {
                     source.entries = Some(blocks);
                 } else {
@@ -254,6 +287,7 @@ impl Session {
         }
         if source.have.is_some() && !was_found {
             self.alive_at = hands.now;
+            source.exchange_at = hands.now + EXCHANGE_FIRST;
             self.ask_manifests(peer, hands);
             self.ask_providers(peer, hands);
         }
@@ -262,6 +296,23 @@ impl Session {
         }
         self.offer(peer, hands.now);
         self.advance(hands);
+        self.pump(hands);
+        if self.may_have_news(peer, hands.now) {
+            self.ask_have(peer, hands);
+        }
+    }
+
+    /// A partial holder whose turn it is to be asked again.
+    fn may_have_news(&self, peer: NodeId, now: Instant) -> bool {
+        let folder = self.wants_entries();
+        self.sources.get(&peer).is_some_and(|source| {
+            let full = if folder {
+                source.entries.as_ref().is_some_and(BlockSet::is_full)
+            } else {
+                source.have.as_ref().is_some_and(|(_, have)| have.is_full())
+            };
+            source.connected && !source.asking && !source.blamed && !full && source.ask_at <= now
+        })
     }
 
     /// Manifests of what is fetched, from a peer.
@@ -272,7 +323,14 @@ impl Session {
         hands: &mut Hands,
     ) {
         if let Some(source) = self.sources.get_mut(&peer) {
-            source.manifests = Manifests::Known;
+            // One that has nothing yet is asked again when it does.
+            let has_some =
+                matches!(&answer, Ok(Reply::Manifests { manifests, .. }) if !manifests.is_empty());
+            source.manifests = if has_some || source.have.is_some() {
+                Manifests::Known
+            } else {
+                Manifests::Unasked
+            };
         }
         if let Ok(Reply::Manifests { manifests, .. }) = answer {
             for manifest in manifests {
@@ -375,32 +433,31 @@ impl Session {
         }
     }
 
-    /// Asks partial holders again, and looks for more while there is nobody.
+    /// Asks partial holders again, and all of them for others, and looks for more while there is nobody.
     pub(super) fn refresh(&mut self, hands: &mut Hands) {
-        let folder = self.wants_entries();
-        let again: Vec<NodeId> = self
-            .sources
-            .iter()
-            .filter(|(_, source)| {
-                let full = if folder {
-                    source.entries.as_ref().is_some_and(BlockSet::is_full)
-                } else {
-                    source.have.as_ref().is_some_and(|(_, have)| have.is_full())
-                };
-                source.connected
-                    && !source.asking
-                    && !source.blamed
-                    && !full
-                    && source.ask_at <= hands.now
-            })
-            .map(|(peer, _)| *peer)
-            .collect();
-        for peer in again {
-            self.ask_have(peer, hands);
+        let peers: Vec<NodeId> = self.sources.keys().copied().collect();
+        for peer in peers {
+            if self.may_have_news(peer, hands.now) {
+                self.ask_have(peer, hands);
+            }
+            self.exchange(peer, hands);
         }
         let alone = self.sources.values().all(|source| source.have.is_none());
         if alone && !matches!(self.stage, Stage::Finishing) {
             self.search(hands);
+        }
+    }
+
+    /// Asks a provider for others, if it is time.
+    fn exchange(&mut self, peer: NodeId, hands: &mut Hands) {
+        let Some(source) = self.sources.get_mut(&peer) else {
+            return;
+        };
+        let is_provider = source.connected && source.have.is_some() && !source.blamed;
+        if is_provider && source.exchange_at <= hands.now {
+            source.exchange_pause = source.exchange_pause.saturating_mul(2).min(EXCHANGE_LAST);
+            source.exchange_at = hands.now + source.exchange_pause;
+            self.ask_providers(peer, hands);
         }
     }
 

@@ -26,6 +26,7 @@ use crate::{
         wire::{EndStatus, ItemStatus},
     },
     node::driver::{Hands, Job, SessionId},
+    store::Content,
 };
 
 /// What has arrived is made to survive a crash of the machine at least this often …
@@ -154,9 +155,24 @@ impl Transfer {
         self.scheduler.remove_source(source, now);
     }
 
-    /// A reader waits for these blocks.
-    pub(crate) fn set_priority(&mut self, blocks: Option<Range<u32>>) {
-        self.scheduler.set_priority(blocks);
+    /// Readers wait for these blocks of the file; `only`: nothing else is to be fetched.
+    pub(crate) fn set_readers(
+        &mut self,
+        windows: impl IntoIterator<Item = Range<u32>>,
+        only: bool,
+        now: Instant,
+    ) {
+        self.scheduler.set_readers(windows, only, now);
+    }
+
+    /// Nothing is to be fetched now, though not everything is here.
+    pub(crate) fn is_resting(&self) -> bool {
+        self.scheduler.is_resting()
+    }
+
+    /// The content that readers read.
+    pub(crate) fn content(&self) -> Option<Arc<Content>> {
+        self.plan.opened(0)
     }
 
     /// Something happened to a response. Returns who sent how many verified bytes.

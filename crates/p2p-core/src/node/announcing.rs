@@ -1,0 +1,178 @@
+//! What the driver does for the announcer: starts its walks, sends its groups, keeps what it has done.
+
+use std::{collections::HashSet, sync::Arc};
+
+use super::{
+    driver::{Driver, Job, LookupFor},
+    inventory::offered_after,
+};
+use crate::{
+    announce::Group,
+    content::ContentId,
+    net::{GroupId, LookupId, Server},
+    store::{Store, StoreError},
+};
+
+/// When ids were announced in earlier runs, by id.
+#[derive(Debug, Clone)]
+pub(crate) struct Times(Arc<[(ContentId, u32)]>);
+
+impl Times {
+    fn of(store: &Store) -> Result<Self, StoreError> {
+        let mut times = store.announced()?;
+        times.sort_unstable();
+        Ok(Self(times.into()))
+    }
+
+    fn of_id(&self, id: ContentId) -> Option<u32> {
+        let at = self.0.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        self.0.get(at).map(|(_, time)| *time)
+    }
+}
+
+/// Some of what is here from earlier runs.
+#[derive(Debug)]
+pub(crate) struct Known {
+    /// Each with when it was announced.
+    ids: Vec<(ContentId, Option<u32>)>,
+    /// After which there may be more.
+    last: Option<ContentId>,
+    announced: Times,
+}
+
+/// When an id is announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// At once: the user waits for it.
+    Now,
+    /// Among many others.
+    Spread,
+}
+
+impl Driver {
+    /// Announces what is known from earlier runs, when its time has come. It is read from the index page by page while the
+    /// node runs already.
+    pub(super) fn announce_known(&mut self) {
+        if self.has_dht {
+            self.gone_at_start = Some(HashSet::new());
+            self.read_known(None, None);
+        }
+    }
+
+    /// Reads the contents after `after`, and first of all when each was announced.
+    fn read_known(&mut self, after: Option<ContentId>, announced: Option<Times>) {
+        let store = self.hands.store.clone();
+        self.hands.jobs.spawn_blocking(move || {
+            let announced = announced.map_or_else(|| Times::of(&store), Ok);
+            Job::Known(announced.and_then(|announced| {
+                let (ids, last) = offered_after(&store, after)?;
+                let known = ids.into_iter().map(|id| (id, announced.of_id(id)));
+                Ok(Known {
+                    ids: known.collect(),
+                    last,
+                    announced,
+                })
+            }))
+        });
+    }
+
+    pub(super) fn on_known(&mut self, known: Result<Known, StoreError>) {
+        let Known {
+            mut ids,
+            last,
+            announced,
+        } = match known {
+            Ok(known) => known,
+            Err(error) => {
+                tracing::warn!(%error, "what is here cannot be read from the index, and is not announced");
+                return;
+            }
+        };
+        ids.retain(|(id, _)| {
+            self.gone_at_start
+                .as_ref()
+                .is_none_or(|gone| !gone.contains(id))
+        });
+        for (id, _) in &ids {
+            self.hands.net.provide(*id);
+        }
+        self.announcer.restore(ids, self.hands.now);
+        self.dirty = true;
+        match last {
+            Some(last) => self.read_known(Some(last), Some(announced)),
+            None => self.gone_at_start = None,
+        }
+    }
+
+    pub(super) fn announce(&mut self, id: ContentId, pace: Pace) {
+        if !self.has_dht {
+            return;
+        }
+        self.hands.net.provide(id);
+        match pace {
+            Pace::Now => self.announcer.add_urgent(id, self.hands.now),
+            Pace::Spread => self.announcer.add(id, self.hands.now),
+        };
+    }
+
+    /// No longer announces an id, nor names us for it.
+    pub(super) fn announce_no_more(&mut self, id: ContentId) {
+        if let Some(gone) = &mut self.gone_at_start {
+            gone.insert(id);
+        }
+        self.announcer.remove(id);
+        self.hands.net.withdraw(id);
+    }
+
+    /// Starts what is due.
+    pub(super) fn announce_due(&mut self) {
+        while let Some(id) = self.announcer.next(self.hands.now) {
+            match self.hands.net.find_servers(id) {
+                Some(lookup) => {
+                    self.hands.lookups.insert(lookup, LookupFor::Announce(id));
+                }
+                None => {
+                    self.announcer.on_servers(id, None, self.hands.now);
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_servers(&mut self, lookup: LookupId, servers: Vec<Server>, shared_bits: u32) {
+        let Some(LookupFor::Announce(id)) = self.hands.lookups.remove(&lookup) else {
+            return;
+        };
+        let shared_bits = (!servers.is_empty()).then_some(shared_bits);
+        let group = self.announcer.on_servers(id, shared_bits, self.hands.now);
+        self.dirty = true;
+        let Some(Group(ids)) = group else { return };
+        match self.hands.net.announce(&ids, servers) {
+            Some(group) => {
+                self.groups.insert(group, id);
+            }
+            None => self.announcer.on_result(id, false, self.hands.now),
+        }
+    }
+
+    pub(super) fn on_announced(&mut self, group: GroupId, stored: bool) {
+        if let Some(id) = self.groups.remove(&group) {
+            self.announcer.on_result(id, stored, self.hands.now);
+            self.dirty = true;
+        }
+    }
+
+    /// Writes down what was announced since the last time.
+    pub(super) fn save_announced(&mut self) {
+        let changed = self.announcer.unsaved(self.hands.now, false);
+        if changed.is_empty() {
+            return;
+        }
+        let store = self.hands.store.clone();
+        self.hands.jobs.spawn_blocking(move || {
+            if let Err(error) = store.save_announced(&changed) {
+                tracing::warn!(%error, "what was announced could not be written down");
+            }
+            Job::AnnouncedWritten
+        });
+    }
+}
