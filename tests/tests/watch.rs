@@ -312,6 +312,35 @@ async fn a_file_is_shared_when_it_is_no_longer_written_to_and_holds_up_nothing()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_listed_file_that_is_being_written_to_stays_listed() {
+    use std::io::Write;
+    let (mut pair, first) = Pair::start().await;
+    let before = pair.reader.list(first, DEADLINE).await.unwrap().entries;
+    let mut file = fs::File::options()
+        .append(true)
+        .open(pair.folder.join("a"))
+        .unwrap();
+    pair.write("quick", 1000, 40);
+    let begun = Instant::now();
+    let quick = loop {
+        file.write_all(&[7; 4096]).unwrap();
+        let soon = tokio::time::timeout(Duration::from_millis(100), pair.events.next());
+        match soon.await {
+            Ok(Some(Event::Shared { id, .. })) => break id,
+            _ => assert!(begun.elapsed() < DEADLINE, "the other file is not shared"),
+        }
+    };
+    let mut listed = pair.reader.list(quick, DEADLINE).await.unwrap().entries;
+    listed.retain(|entry| entry.path != "quick");
+    assert_eq!(listed, before);
+    drop(file);
+    let whole = pair.next_form().await;
+    assert_eq!(pair.fetch(whole).await, files::tree(&pair.folder));
+    assert_eq!(pair.hashed(), 5);
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn fifty_changes_among_two_thousand_files_cost_fifty() {
     let (mut pair, _) = Pair::start().await;
     for n in 0..2000_u64 {

@@ -20,7 +20,7 @@ pub(crate) const QUIET: Duration = Duration::from_secs(2);
 /// How long quiet places wait for others of their share that are not, so that copying many files into a folder does not
 /// give a new form of it for every few of them.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// After so long it is told that a file does not become quiet.
+/// After so long it is told that a file does not become quiet, and a form of the share is made without it.
 const STUBBORN: Duration = Duration::from_secs(60);
 /// Between two looks at a share: this, and so many times as long as the look took. One look may mean that the listing of
 /// a million files is written and signed again; so it takes a tenth of the time at most.
@@ -45,6 +45,8 @@ struct Dirt {
     first: Instant,
     last: Instant,
     told: bool,
+    /// A look was taken that does without what is here.
+    given_up: bool,
 }
 
 impl Dirt {
@@ -53,11 +55,16 @@ impl Dirt {
             first: now,
             last: now,
             told: false,
+            given_up: false,
         }
     }
 
     fn due(&self) -> Instant {
         self.last + QUIET
+    }
+
+    fn lasts(&self, now: Instant) -> bool {
+        self.first + STUBBORN <= now
     }
 }
 
@@ -82,6 +89,9 @@ pub(crate) struct Work {
     pub(crate) quiet: Vec<PathBuf>,
     /// Places that are being written to.
     pub(crate) busy: Vec<PathBuf>,
+    /// Those of all these that first changed more than [`STUBBORN`] ago. Such a file is left out while it does not
+    /// settle; any other stays listed as it was, so that one that is being saved is not missing for a moment.
+    pub(crate) lasting: BTreeSet<PathBuf>,
 }
 
 impl Work {
@@ -189,9 +199,15 @@ impl Watch {
             .shares
             .iter_mut()
             .find(|(_, share)| share.is_due(now))?;
-        let (quiet, busy): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut share.dirty)
+        let (quiet, mut busy): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut share.dirty)
             .into_iter()
             .partition(|(_, dirt)| dirt.due() <= now);
+        let lasting = quiet.iter().chain(&busy);
+        let lasting = lasting.filter(|(_, dirt)| dirt.lasts(now));
+        let lasting = lasting.map(|(place, _)| place.clone()).collect();
+        for dirt in busy.values_mut() {
+            dirt.given_up |= dirt.lasts(now);
+        }
         let mut places: Vec<PathBuf> = quiet.keys().cloned().collect();
         if share.scan_at <= now {
             places = vec![PathBuf::new()];
@@ -201,6 +217,7 @@ impl Watch {
             share: root.clone(),
             quiet: places,
             busy: busy.keys().cloned().collect(),
+            lasting,
         };
         share.looking = Some(quiet);
         share.dirty = busy;
@@ -304,6 +321,10 @@ impl Share {
         let quiet = together.into_iter().chain(patient).min();
         // A scan waits as well: of a file that is being saved just then it would give a form without the file.
         let next = quiet.map_or(self.scan_at, |quiet| quiet.min(self.scan_at + PATIENCE));
+        let lasting = self.dirty.values().filter(|dirt| !dirt.given_up);
+        let next = lasting
+            .map(|dirt| dirt.first + STUBBORN)
+            .fold(next, Instant::min);
         Some(next.max(self.not_before))
     }
 

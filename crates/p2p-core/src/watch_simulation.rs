@@ -221,12 +221,16 @@ fn a_file_that_never_becomes_quiet_is_told_once_and_holds_up_nothing() {
         if let Some(work) = watch.next(now) {
             assert_eq!(work.busy, [Path::new("log")]);
             watch.on_looked(&work, Looked::default(), now);
-            looks.push((now, work.quiet));
+            looks.push((now, work.quiet, work.lasting.len()));
         }
         now += STEP;
     }
     assert_eq!(told, [Path::new("/s/log")]);
-    let expected = vec![(start + QUIET + PATIENCE, vec![PathBuf::from("done")])];
+    // The first look leaves the log listed if it was, the second and last does without it.
+    let expected = [
+        (start + QUIET + PATIENCE, vec![PathBuf::from("done")], 0),
+        (start + STUBBORN, Vec::new(), 1),
+    ];
     assert_eq!(looks, expected);
 }
 

@@ -186,7 +186,12 @@ impl Update<'_> {
                 let mut above = Path::new(&entry.path).ancestors();
                 above.any(|place| looked_at.contains(place))
             });
-        let new = entries_of(std::mem::take(&mut tree.entries));
+        let mut new = entries_of(std::mem::take(&mut tree.entries));
+        let waited_for = self.waited_for(&tree.unsettled);
+        let as_before = replaced.iter();
+        let as_before = as_before.filter(|entry| waited_for.contains(Path::new(&entry.path)));
+        new.extend(as_before.cloned());
+        new.sort_by(|a, b| a.path.cmp(&b.path));
         let is_same = before.is_some() && replaced == new;
         if is_same && !self.withdrawn {
             return Ok((tree, begun, None));
@@ -213,6 +218,16 @@ impl Update<'_> {
             removed,
         };
         Ok((tree, begun, Some(form)))
+    }
+
+    /// Of the files that are being written to, those that stay listed as they were for now.
+    fn waited_for<'a>(&self, unsettled: &'a [PathBuf]) -> BTreeSet<&'a Path> {
+        let places = unsettled
+            .iter()
+            .filter_map(|path| path.strip_prefix(&self.followed.path).ok());
+        places
+            .filter(|place| !self.work.lasting.contains(*place))
+            .collect()
     }
 
     /// Signs the new form and has the share be that.
