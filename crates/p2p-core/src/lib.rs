@@ -51,8 +51,8 @@ mod watch;
 
 pub use config::{Config, DhtMode, Limits, NetworkConfig, RelayMode, StorageConfig};
 pub use content::{
-    Address, BLOCK_LEN, ContentId, Entry, Kind, NodeId, ParseAddressError, ParseIdError,
-    ParseNodeIdError, Provider, PublisherKey, Ticket, TrustPolicy,
+    Address, Attributes, BLOCK_LEN, ContentId, Entry, Kind, NodeId, ParseAddressError,
+    ParseIdError, ParseNodeIdError, Provider, PublisherKey, Ticket, TrustPolicy,
 };
 pub use node::{
     AGENT, Announcement, CatalogEntry, ConnectError, ContentInfo, ContentPage, ContentState, Event,

@@ -156,6 +156,9 @@ pub struct ShareArgs {
     /// Offer it only to those who have the id or ticket: no catalog, no search
     #[arg(long, env = "P2P_NODE_UNLISTED", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub unlisted: bool,
+    /// Share the times and executable bits of files too, for those who `get --keep`; a folder then has another id
+    #[arg(long, env = "P2P_NODE_KEEP", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    pub keep: bool,
     /// Keep up with it while the daemon runs: new, changed, moved and deleted files (in node.toml: always)
     #[arg(long, conflicts_with = "copy", env = "P2P_NODE_WATCH", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub watch: bool,
@@ -174,6 +177,9 @@ pub struct GetArgs {
     /// Take a free name if the target exists
     #[arg(long, env = "P2P_NODE_RENAME", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub rename: bool,
+    /// Keep the times and executable bits that came with `share --keep`
+    #[arg(long, env = "P2P_NODE_KEEP", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    pub keep: bool,
     /// Fetch only these files of a folder, such as '*.pdf'; may be given more than once
     #[arg(long, value_name = "GLOB", env = "P2P_NODE_INCLUDE", hide_env = true)]
     pub include: Vec<String>,

@@ -155,8 +155,10 @@ async fn share_one(context: &Context, configured: ConfiguredShare) -> Result<Rep
         name,
         unlisted,
         watch,
+        keep,
     } = configured;
-    let mut sharing = context.node.share(&path).unlisted(unlisted).watch(watch);
+    let mut sharing = context.node.share(&path);
+    sharing = sharing.unlisted(unlisted).watch(watch).keep(keep);
     if let Some(name) = &name {
         sharing = sharing.name(name.clone());
     }

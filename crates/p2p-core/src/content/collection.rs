@@ -3,20 +3,28 @@
 //! Invariant: the entries are sorted by the bytes of their paths, every path passes [`check_path`], and extracting
 //! all of them into an empty directory gives exactly these files on every operating system.
 //!
-//! Bytes: `b"p2p-core collection v1\0"`, the number of entries, then path, size and content id of each.
+//! Bytes: `b"p2p-core collection v1\0"`, the number of entries, then path, size and content id of each. If any entry has
+//! [`Attributes`]: `b"p2p-core collection v2\0"`, and behind each content id an option of them.
 
 use std::collections::HashSet;
 
-use bincode::{Decode, Encode, de::Decoder, error::DecodeError as Malformed};
+use bincode::{
+    Decode, Encode,
+    de::Decoder,
+    enc::Encoder,
+    error::{DecodeError as Malformed, EncodeError},
+};
 
 use super::{
-    ContentId, DecodeError, MAX_SIZE, PathError, check_path,
+    Attributes, ContentId, DecodeError, MAX_SIZE, PathError, check_path,
     encoding::{self, read_list, read_string},
     paths::collision_key,
 };
 
-/// What the bytes of every collection begin with.
+/// What the bytes of a collection begin with.
 const MAGIC: &[u8] = b"p2p-core collection v1\0";
+/// And those of one with attributes.
+const MAGIC_KEPT: &[u8] = b"p2p-core collection v2\0";
 
 /// Longest encoding in bytes, 128 MiB: a million entries with paths of about 95 bytes.
 pub(super) const MAX_ENCODED: usize = 128 << 20;
@@ -32,7 +40,7 @@ const MAX_DIRECTORIES: usize = 1_000_000;
 const MAX_PATH: usize = 4096;
 
 /// One file of a collection.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Encode)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// Where it lies below the folder: components joined by `/`, as [`check_path`] wants them.
     pub path: String,
@@ -40,6 +48,17 @@ pub struct Entry {
     pub size: u64,
     /// The id of its bytes.
     pub content: ContentId,
+    /// What else is kept of the file, if the sharer asked for it.
+    pub attributes: Option<Attributes>,
+}
+
+/// Of an entry, all but the attributes.
+impl Encode for Entry {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.path.encode(encoder)?;
+        self.size.encode(encoder)?;
+        self.content.encode(encoder)
+    }
 }
 
 impl<Context> Decode<Context> for Entry {
@@ -48,10 +67,33 @@ impl<Context> Decode<Context> for Entry {
             path: read_string(decoder, MAX_PATH)?,
             size: u64::decode(decoder)?,
             content: ContentId::decode(decoder)?,
+            attributes: None,
         })
     }
 }
 bincode::impl_borrow_decode!(Entry);
+
+/// An entry with its attributes.
+struct Kept(Entry);
+
+impl Encode for Kept {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.0.encode(encoder)?;
+        self.0.attributes.encode(encoder)
+    }
+}
+
+impl<Context> Decode<Context> for Kept {
+    fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, Malformed> {
+        let entry = Entry::decode(decoder)?;
+        let attributes = Option::<Attributes>::decode(decoder)?;
+        Ok(Self(Entry {
+            attributes,
+            ..entry
+        }))
+    }
+}
+bincode::impl_borrow_decode!(Kept);
 
 /// Why entries or bytes are not a [`Collection`]. Paths in messages are escaped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -106,11 +148,11 @@ pub struct Collection {
     total_size: u64,
 }
 
-/// The listing as it is encoded.
+/// The listing as it is encoded, of entries in either form.
 #[derive(Encode)]
-struct Listing(Vec<Entry>);
+struct Listing<T>(Vec<T>);
 
-impl<Context> Decode<Context> for Listing {
+impl<Context, T: Decode<Context>> Decode<Context> for Listing<T> {
     fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, Malformed> {
         read_list(decoder, MAX_ENTRIES).map(Self)
     }
@@ -127,8 +169,8 @@ impl Collection {
         }
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         let collection = Self::check(entries)?;
-        // Lengths and sizes take at most nine bytes each.
-        let longest = |entry: &Entry| entry.path.len().saturating_add(9 + 9 + 32);
+        // Lengths, sizes and times take at most nine bytes each.
+        let longest = |entry: &Entry| entry.path.len().saturating_add(9 + 9 + 32 + 1 + 9 + 1);
         let bound = collection
             .entries
             .iter()
@@ -148,15 +190,30 @@ impl Collection {
         if bytes.len() > MAX_ENCODED {
             return Err(CollectionError::TooLong);
         }
-        let listing = bytes.strip_prefix(MAGIC).ok_or(CollectionError::Magic)?;
-        let Listing(entries) = encoding::decode::<Listing, MAX_ENCODED>(listing)?;
+        if let Some(listing) = bytes.strip_prefix(MAGIC) {
+            let Listing(entries) = encoding::decode::<Listing<Entry>, MAX_ENCODED>(listing)?;
+            return Self::check(entries);
+        }
+        let listing = bytes
+            .strip_prefix(MAGIC_KEPT)
+            .ok_or(CollectionError::Magic)?;
+        let Listing(kept) = encoding::decode::<Listing<Kept>, MAX_ENCODED>(listing)?;
+        let entries: Vec<Entry> = kept.into_iter().map(|kept| kept.0).collect();
+        if entries.iter().all(|entry| entry.attributes.is_none()) {
+            // It would be another encoding of the same listing.
+            return Err(DecodeError::NotCanonical.into());
+        }
         Self::check(entries)
     }
 
     /// The bytes of the collection: what is hashed, shared and fetched.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        [MAGIC, &encoding::encode(self.entries.as_slice())].concat()
+        if self.entries.iter().all(|entry| entry.attributes.is_none()) {
+            return [MAGIC, &encoding::encode(self.entries.as_slice())].concat();
+        }
+        let kept: Vec<Kept> = self.entries.iter().cloned().map(Kept).collect();
+        [MAGIC_KEPT, &encoding::encode(kept.as_slice())].concat()
     }
 
     /// The files, sorted by the bytes of their paths.

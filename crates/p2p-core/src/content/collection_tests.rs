@@ -11,6 +11,17 @@ fn entry(path: &str) -> Entry {
         path: path.into(),
         size: 3,
         content: ContentId::of(b"abc"),
+        attributes: None,
+    }
+}
+
+fn kept(path: &str, modified: u64, executable: bool) -> Entry {
+    Entry {
+        attributes: Some(Attributes {
+            modified,
+            executable,
+        }),
+        ..entry(path)
     }
 }
 
@@ -38,6 +49,44 @@ fn golden_bytes() {
     assert_eq!(&bytes[..23], b"p2p-core collection v1\0");
     assert_eq!(HEXLOWER.encode(&bytes[23..]), listing);
     assert_eq!(Collection::decode(&bytes), Ok(collection));
+}
+
+#[test]
+fn golden_bytes_with_attributes() {
+    let entries = vec![entry("b"), kept("a", 1_700_000_000, true)];
+    let collection = Collection::from_entries(entries).unwrap();
+    let abc = "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85";
+    let listing = format!("02016103{abc}01fc00f1536501016203{abc}00");
+    let bytes = collection.encode();
+    assert_eq!(&bytes[..23], b"p2p-core collection v2\0");
+    assert_eq!(HEXLOWER.encode(&bytes[23..]), listing);
+    assert_eq!(Collection::decode(&bytes), Ok(collection));
+}
+
+#[test]
+fn attributes_have_one_encoding_and_a_sane_time() {
+    let forged = |entries: &[Entry]| {
+        let kept: Vec<Kept> = entries.iter().cloned().map(Kept).collect();
+        [MAGIC_KEPT, &encoding::encode(kept.as_slice())].concat()
+    };
+    let none = Collection::decode(&forged(&[entry("a")]));
+    assert_eq!(none, Err(DecodeError::NotCanonical.into()));
+    assert_eq!(
+        Collection::decode(&forged(&[])),
+        Err(DecodeError::NotCanonical.into())
+    );
+    let good = forged(&[kept("a", 253_402_300_799, false)]);
+    assert!(Collection::decode(&good).is_ok());
+    let late = Collection::decode(&forged(&[kept("a", 253_402_300_800, false)]));
+    assert!(
+        matches!(late, Err(CollectionError::Encoding(_))),
+        "{late:?}"
+    );
+    for len in 0..good.len() {
+        assert!(Collection::decode(&good[..len]).is_err());
+    }
+    let order = Collection::decode(&forged(&[kept("b", 1, false), kept("a", 1, false)]));
+    assert_eq!(order, Err(CollectionError::NotSorted("a".into())));
 }
 
 #[test]
@@ -183,6 +232,7 @@ fn every_rule_is_checked_on_decoding() {
         path: "b".into(),
         size: 0,
         content: ContentId::EMPTY,
+        attributes: None,
     };
     assert_eq!(
         Collection::decode(&forged(&[large, empty]))

@@ -7,11 +7,16 @@
 
 use std::{collections::BTreeSet, fmt, ops::Deref};
 
-use bincode::{Decode, Encode, de::Decoder, error::DecodeError as Malformed};
+use bincode::{
+    Decode, Encode,
+    de::Decoder,
+    enc::Encoder,
+    error::{DecodeError as Malformed, EncodeError},
+};
 
 use super::{
-    ContentId, DecodeError, MAX_SIZE, PathError, PublisherKey, PublisherSecret, check_component,
-    collection,
+    Attributes, ContentId, DecodeError, MAX_SIZE, PathError, PublisherKey, PublisherSecret,
+    check_component, collection,
     encoding::{self, read_string, refuse},
     publisher::BadSignature,
 };
@@ -19,8 +24,10 @@ use super::{
 /// What every signed manifest begins with, so that no signature made for another purpose is one over a manifest.
 const DOMAIN: &[u8] = b"p2p-core manifest v1\0";
 
-/// The only version of manifests there is.
+/// The version of manifests without attributes, which nearly all are.
 const VERSION: u8 = 1;
+/// That of those with.
+const VERSION_KEPT: u8 = 2;
 
 /// Longest encoding of a signed manifest in bytes. The longest possible one has about 400.
 const MAX_ENCODED: usize = 1024;
@@ -51,10 +58,10 @@ impl fmt::Display for Kind {
 ///
 /// Holding one proves nothing; see [`TrustedManifest`]. Every manifest that was decoded or signed obeys the rules of
 /// its fields, though.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Encode)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Manifest {
-    /// Version of the format, 1.
+    /// Version of the format: 1, or 2 if there are attributes.
     pub version: u8,
     /// Whether the content is a file or the listing of a folder.
     pub kind: Kind,
@@ -68,13 +75,18 @@ pub struct Manifest {
     pub created: u64,
     /// The key that signed it.
     pub publisher: PublisherKey,
+    /// What else the publisher keeps of the file. A folder has them in its listing, for each file.
+    pub attributes: Option<Attributes>,
 }
 
 impl Manifest {
     /// The rules that every manifest obeys, whoever signed it.
     fn check(&self) -> Result<(), ManifestError> {
-        if self.version != VERSION {
+        if self.version != version_for(self.attributes) {
             return Err(ManifestError::UnsupportedVersion(self.version));
+        }
+        if self.attributes.is_some() && self.kind != Kind::File {
+            return Err(ManifestError::AttributesOfFolder);
         }
         check_component(&self.name)?;
         let largest = match self.kind {
@@ -97,10 +109,29 @@ impl Manifest {
     }
 }
 
+fn version_for(attributes: Option<Attributes>) -> u8 {
+    attributes.map_or(VERSION, |_| VERSION_KEPT)
+}
+
+impl Encode for Manifest {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.version.encode(encoder)?;
+        self.kind.encode(encoder)?;
+        self.content.encode(encoder)?;
+        self.size.encode(encoder)?;
+        self.name.encode(encoder)?;
+        self.created.encode(encoder)?;
+        self.publisher.encode(encoder)?;
+        // That they are there, the version says.
+        self.attributes
+            .map_or(Ok(()), |attributes| attributes.encode(encoder))
+    }
+}
+
 impl<Context> Decode<Context> for Manifest {
     fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, Malformed> {
         let version = u8::decode(decoder)?;
-        if version != VERSION {
+        if !matches!(version, VERSION | VERSION_KEPT) {
             return Err(refuse(ManifestError::UnsupportedVersion(version)));
         }
         let manifest = Self {
@@ -111,6 +142,10 @@ impl<Context> Decode<Context> for Manifest {
             name: read_string(decoder, MAX_NAME)?,
             created: u64::decode(decoder)?,
             publisher: PublisherKey::decode(decoder)?,
+            attributes: match version {
+                VERSION_KEPT => Some(Attributes::decode(decoder)?),
+                _ => None,
+            },
         };
         manifest.check().map_err(refuse)?;
         Ok(manifest)
@@ -131,6 +166,9 @@ pub enum ManifestError {
     /// The name could not safely be that of a file.
     #[error("the name is refused: {0}")]
     Name(#[from] PathError),
+    /// Attributes of a folder as a whole.
+    #[error("a folder has no attributes of its own")]
+    AttributesOfFolder,
     /// A size that no content of this kind and id can have.
     #[error("{0} bytes cannot be the size of this content")]
     ImpossibleSize(u64),
@@ -178,14 +216,31 @@ impl SignedManifest {
         created: u64,
         secret: &PublisherSecret,
     ) -> Result<Self, ManifestError> {
+        Self::sign_with(kind, content, size, name, created, None, secret)
+    }
+
+    /// As [`SignedManifest::sign`], with what else is to be kept of a file.
+    ///
+    /// # Errors
+    /// As there; [`ManifestError::AttributesOfFolder`].
+    pub fn sign_with(
+        kind: Kind,
+        content: ContentId,
+        size: u64,
+        name: impl Into<String>,
+        created: u64,
+        attributes: Option<Attributes>,
+        secret: &PublisherSecret,
+    ) -> Result<Self, ManifestError> {
         let manifest = Manifest {
-            version: VERSION,
+            version: version_for(attributes),
             kind,
             content,
             size,
             name: name.into(),
             created,
             publisher: secret.public(),
+            attributes,
         };
         manifest.check()?;
         let signature = secret.sign(&manifest.message());
@@ -208,7 +263,9 @@ impl SignedManifest {
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
         // Looked at first: a later version may have other fields, and its user should hear what is wrong.
         match bytes.first() {
-            Some(&version) if version != VERSION => Err(ManifestError::UnsupportedVersion(version)),
+            Some(&version) if !matches!(version, VERSION | VERSION_KEPT) => {
+                Err(ManifestError::UnsupportedVersion(version))
+            }
             _ => Ok(encoding::decode::<Self, MAX_ENCODED>(bytes)?),
         }
     }

@@ -37,6 +37,54 @@ fn golden_bytes() {
 const GOLDEN_SIGNATURE: &str = "ebde2994dbbcf01ced20e802f94f2b91e00e7d6d126e51c8ecd6a364036832aa\
     214998b7c0345334dcfab88fc998e3529c7cc9c4367308b46a083a5eee83fd0c";
 
+fn kept() -> SignedManifest {
+    let attributes = Attributes {
+        modified: 1_600_000_000,
+        executable: true,
+    };
+    let (content, secret) = (ContentId::of(b"abc"), secret(7));
+    let name = "abc.txt";
+    let created = 1_700_000_000;
+    SignedManifest::sign_with(
+        Kind::File,
+        content,
+        3,
+        name,
+        created,
+        Some(attributes),
+        &secret,
+    )
+    .unwrap()
+}
+
+#[test]
+fn golden_bytes_with_attributes() {
+    let plain = sample().encode();
+    let bytes = kept().encode();
+    let (body, _) = bytes.split_last_chunk::<64>().unwrap();
+    let (version, fields) = body.split_first().unwrap();
+    let (fields, attributes) = fields.split_at(plain.len() - 65);
+    assert_eq!((*version, fields), (2, &plain[1..plain.len() - 64]));
+    assert_eq!(HEXLOWER.encode(attributes), "fc00105e5f01");
+    let decoded = SignedManifest::decode(&bytes).unwrap();
+    assert_eq!(decoded, kept());
+    assert!(decoded.verify(&TrustPolicy::Any).is_ok());
+    // They are signed, and belong to a file.
+    let mut altered = kept();
+    altered.manifest.attributes.as_mut().unwrap().executable = false;
+    assert_eq!(
+        altered.verify(&TrustPolicy::Any),
+        Err(ManifestError::BadSignature)
+    );
+    let mut folder = kept();
+    folder.manifest.kind = Kind::Collection;
+    assert_eq!(
+        folder.verify(&TrustPolicy::Any),
+        Err(ManifestError::AttributesOfFolder)
+    );
+    assert!(SignedManifest::decode(&folder.encode()).is_err());
+}
+
 #[test]
 fn verifies_under_each_policy() {
     let signed = SignedManifest::decode(&sample().encode()).unwrap();
@@ -239,10 +287,10 @@ fn impossible_manifests_are_neither_signed_nor_decoded() {
 #[test]
 fn another_version_is_named() {
     let mut bytes = sample().encode();
-    bytes[0] = 2;
+    bytes[0] = 3;
     assert_eq!(
         SignedManifest::decode(&bytes),
-        Err(ManifestError::UnsupportedVersion(2))
+        Err(ManifestError::UnsupportedVersion(3))
     );
     assert_eq!(
         SignedManifest::decode(&[9]),

@@ -23,6 +23,7 @@
 )]
 
 mod address;
+mod attributes;
 mod block_set;
 mod collection;
 pub(crate) mod encoding;
@@ -36,6 +37,7 @@ mod ticket;
 mod tree;
 
 pub use address::{Address, ParseAddressError};
+pub use attributes::Attributes;
 pub use block_set::BlockSet;
 pub use collection::{Collection, CollectionError, Entry};
 pub use encoding::DecodeError;

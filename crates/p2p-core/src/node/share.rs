@@ -116,6 +116,7 @@ pub struct Share {
     unlisted: bool,
     copy: bool,
     watch: bool,
+    keep: bool,
     on_progress: OnProgress,
 }
 
@@ -161,6 +162,7 @@ impl Share {
             unlisted: false,
             copy: false,
             watch: false,
+            keep: false,
             on_progress: Box::new(|_, _| {}),
         }
     }
@@ -195,6 +197,15 @@ impl Share {
         self
     }
 
+    /// Whether to share the times of the files, in seconds, and whether each is a program, for those who ask for that
+    /// too ([`FetchBuilder::keep`](crate::FetchBuilder::keep)). A folder then has another id wherever these differ, so
+    /// that those who shared it without, or at another time, do not have the same one; its files are the same all the
+    /// same.
+    pub fn keep(mut self, keep: bool) -> Self {
+        self.keep = keep;
+        self
+    }
+
     /// Calls this with bytes hashed and bytes to hash, from several threads.
     pub fn on_progress(mut self, told: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
         self.on_progress = Box::new(told);
@@ -211,6 +222,7 @@ impl Share {
                 path: std::path::absolute(path).unwrap_or_else(|_| path.clone()),
                 name: self.name.clone(),
                 unlisted: self.unlisted,
+                keep: self.keep,
                 expected: true,
             }),
             _ => None,
@@ -223,6 +235,7 @@ impl Share {
             unlisted: self.unlisted,
             copy: self.copy,
             watch: self.watch,
+            keep: self.keep,
             on_progress: self.on_progress,
             cancel: CancelOnDrop::default(),
         };
@@ -307,6 +320,7 @@ struct Import {
     unlisted: bool,
     copy: bool,
     watch: bool,
+    keep: bool,
     on_progress: OnProgress,
     cancel: CancelOnDrop,
 }
@@ -358,12 +372,14 @@ impl Import {
                 let content = Imported {
                     id: self.store.put_object(bytes)?,
                     size: bytes.len() as u64,
+                    attributes: None,
                 };
                 (self.store.object_path(content.id), Hashed::of_file(content))
             }
         };
         let name = self.name.clone().unwrap_or_else(|| name_of(&path));
-        let manifest = sign(&self.store, &self.keys, hashed.kind, hashed.content, &name)?;
+        let content = hashed.content.with_attributes_if(self.keep);
+        let manifest = sign(&self.store, &self.keys, hashed.kind, content, &name)?;
         let record = ShareRecord {
             id: hashed.content.id,
             kind: hashed.kind,
@@ -371,6 +387,7 @@ impl Import {
             unlisted: self.unlisted,
             added: now_unix(),
             watched: self.watch && !self.copy,
+            keep: self.keep,
         };
         self.store.add_share(&path, &record)?;
         Ok(Made {
@@ -405,7 +422,7 @@ impl Import {
         } else {
             self.store.import_tree(path, &progress)?
         };
-        let entries = entries_of(tree.entries);
+        let entries = entries_of(tree.entries, self.keep);
         let ids = entries.iter().map(|entry| entry.content).collect();
         let collection = Collection::from_entries(entries)?;
         let bytes = collection.encode();
@@ -414,6 +431,7 @@ impl Import {
             content: Imported {
                 id: self.store.put_object(&bytes)?,
                 size: bytes.len() as u64,
+                attributes: None,
             },
             size: collection.total_size(),
             entries: ids,
@@ -426,17 +444,18 @@ impl Import {
     }
 }
 
-/// Files of a folder as its listing has them.
-pub(super) fn entries_of(files: Vec<(String, Imported)>) -> Vec<Entry> {
+/// Files of a folder as its listing has them, with or without their attributes.
+pub(super) fn entries_of(files: Vec<(String, Imported)>, keep: bool) -> Vec<Entry> {
     let entries = files.into_iter().map(|(path, file)| Entry {
         path,
         size: file.size,
         content: file.id,
+        attributes: file.attributes.filter(|_| keep),
     });
     entries.collect()
 }
 
-/// Signs what is shared, and keeps the manifest.
+/// Signs what is shared, with the attributes that it has, and keeps the manifest.
 pub(super) fn sign(
     store: &Store,
     keys: &Keys,
@@ -444,9 +463,14 @@ pub(super) fn sign(
     content: Imported,
     name: &str,
 ) -> Result<SignedManifest, ShareError> {
-    let Imported { id, size } = content;
+    let Imported {
+        id,
+        size,
+        attributes,
+    } = content;
     let created = first_shared(store, keys, id, name).unwrap_or_else(now_unix);
-    let manifest = SignedManifest::sign(kind, id, size, name, created, &keys.publisher)
+    let secret = &keys.publisher;
+    let manifest = SignedManifest::sign_with(kind, id, size, name, created, attributes, secret)
         .map_err(ShareError::Name)?;
     store.add_manifest(&manifest, true)?;
     Ok(manifest)

@@ -18,7 +18,7 @@ use super::part::{PartFile, PartRoot};
 use super::record::{ContentRecord, FileStamp, PathRecord};
 use super::space::{Need, Room};
 use super::{IndexError, ReadError, Store, StoreError, files, hash};
-use crate::content::{BlockIndex, ContentId};
+use crate::content::{Attributes, BlockIndex, ContentId};
 
 /// Names tried by [`Existing::Rename`].
 const RENAMES: u32 = 10_000;
@@ -77,6 +77,28 @@ impl Store {
                 .inspect_err(|_| self.record_again(&ready, before))?;
             self.renamed(&ready, target)
         })
+    }
+
+    /// Gives a complete partial file, which is to be finished next, these attributes. That a file system has no such
+    /// thing is told in the log, and is no error: what was asked for is the content.
+    ///
+    /// # Errors
+    /// [`StoreError::Incomplete`], [`StoreError::NotAPart`], [`StoreError::Io`] if it cannot be opened.
+    pub fn set_attributes(
+        &self,
+        content: &Content,
+        part: &PartFile,
+        attributes: Attributes,
+    ) -> Result<(), StoreError> {
+        check_complete(content)?;
+        // A block written a second time would change the time again.
+        content.wait_for_writes();
+        let path = part.path();
+        let (file, _) = open_part(&*self.shared.fs, part)?;
+        if let Err(error) = file.set_attributes(attributes) {
+            tracing::warn!(path = %path.display(), %error, "time and permissions are not kept here");
+        }
+        Ok(())
     }
 
     /// Whether a file at `target` is this content, as far as is known of it: as this node wrote it, or shared it, and not
@@ -396,12 +418,7 @@ fn ready(
     content.wait_for_writes();
     let path = part.path();
     let failed = |error| StoreError::io(&path, error);
-    let (file, found) =
-        part.open(&*content.shared.fs, false)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::InvalidInput => StoreError::NotAPart(path.clone()),
-                _ => failed(error),
-            })?;
+    let (file, found) = open_part(&*content.shared.fs, &part)?;
     let size = content.geometry.size();
     if found.size < size {
         let (id, blocks) = (content.id, content.geometry.blocks());
@@ -425,6 +442,13 @@ fn ready(
         },
         file,
     ))
+}
+
+fn open_part(fs: &dyn FileSystem, part: &PartFile) -> Result<(OpenFile, FileStamp), StoreError> {
+    part.open(fs, false).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => StoreError::NotAPart(part.path()),
+        _ => StoreError::io(part.path(), error),
+    })
 }
 
 /// As [`ready`], without opening a file that is as it should be. `folder` is the one looked into last.

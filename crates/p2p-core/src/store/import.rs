@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::batch::Batch;
-use super::fs::{FileKind, FileSystem};
+use super::fs::{FileKind, FileSystem, Stat};
 use super::hash::{Hashed, Meter, cores, hash_file, on_cores};
 use super::record::{ContentRecord, FileStamp, PathRecord, Place, State};
 use super::shared::{Guarded, now};
 use super::space::{Need, Room, index_growth};
 use super::walk::{Found, Skipped, Walk};
 use super::{ImportError, IndexError, Progress, Store, StoreError, files};
-use crate::content::ContentId;
+use crate::content::{Attributes, ContentId};
 
 /// Files up to this size are hashed one per thread, larger ones by all threads one after the other.
 const SMALL_FILE: u64 = 4 * 1024 * 1024;
@@ -29,6 +29,19 @@ pub struct Imported {
     pub id: ContentId,
     /// Its size in bytes.
     pub size: u64,
+    /// When it was last written to, and whether it is a program; `None` of what was no file.
+    pub attributes: Option<Attributes>,
+}
+
+impl Imported {
+    /// The same, without its attributes unless they are wanted.
+    #[must_use]
+    pub fn with_attributes_if(self, wanted: bool) -> Self {
+        Self {
+            attributes: self.attributes.filter(|_| wanted),
+            ..self
+        }
+    }
 }
 
 /// Files that were looked at and are now in the store.
@@ -76,12 +89,13 @@ impl Store {
         path: &Path,
         progress: &Progress<'_>,
     ) -> Result<Imported, ImportError> {
-        let (path, stamp) = plain_file(&*self.shared.fs, path)?;
+        let (path, stat) = plain_file(&*self.shared.fs, path)?;
         let bytes = files::to_bytes(&path);
         let found = vec![Found {
             relative: String::new(),
             path: path.clone(),
-            stamp,
+            stamp: stat.stamp,
+            executable: stat.executable,
             busy: false,
         }];
         let mut take = Take::new(self, None, &[], progress);
@@ -141,6 +155,7 @@ impl Store {
                 relative: String::new(),
                 path: root.to_path_buf(),
                 stamp: stat.stamp,
+                executable: stat.executable,
                 busy: !look.busy.is_empty(),
             }),
             _ => {
@@ -188,7 +203,7 @@ impl Store {
     }
 }
 
-fn plain_file(fs: &dyn FileSystem, path: &Path) -> Result<(PathBuf, FileStamp), ImportError> {
+fn plain_file(fs: &dyn FileSystem, path: &Path) -> Result<(PathBuf, Stat), ImportError> {
     let path = fs
         .real_path(path)
         .map_err(|error| ImportError::io(path, error))?;
@@ -196,7 +211,7 @@ fn plain_file(fs: &dyn FileSystem, path: &Path) -> Result<(PathBuf, FileStamp), 
         .stat(&path)
         .map_err(|error| ImportError::io(&path, error))?;
     if found.kind == FileKind::File {
-        Ok((path, found.stamp))
+        Ok((path, found))
     } else {
         Err(ImportError::NotAFile { path })
     }
@@ -451,9 +466,8 @@ impl<'a> Take<'a> {
         for (file, outcome) in done {
             match outcome {
                 Outcome::New(hashed) => {
-                    let (id, size) = (hashed.id, hashed.stamp.size);
-                    let imported = Imported { id, size };
-                    self.tree.entries.push((file.relative, imported));
+                    let stamp = hashed.stamp;
+                    self.entry(&Found { stamp, ..file }, hashed.id);
                 }
                 Outcome::Unsettled => self.tree.unsettled.push(file.path),
                 Outcome::Skipped(why) => self.tree.skipped.push((file.path, why)),
@@ -464,8 +478,11 @@ impl<'a> Take<'a> {
     }
 
     fn entry(&mut self, file: &Found, id: ContentId) {
-        let size = file.stamp.size;
-        let imported = Imported { id, size };
+        let imported = Imported {
+            id,
+            size: file.stamp.size,
+            attributes: Some(Attributes::new(file.stamp.mtime, file.executable)),
+        };
         self.tree.entries.push((file.relative.clone(), imported));
     }
 

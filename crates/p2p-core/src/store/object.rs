@@ -11,7 +11,7 @@ use super::record::{ContentRecord, FileStamp, Place, State};
 use super::shared::{Shared, now};
 use super::space::Need;
 use super::{ImportError, Imported, Progress, Store, StoreError, files};
-use crate::content::{ContentId, Outline};
+use crate::content::{Attributes, ContentId, Outline};
 
 /// Beginning of the names of objects that are still being written.
 const TEMPORARY: &str = ".tmp-";
@@ -54,9 +54,14 @@ impl Store {
                     io::ErrorKind::InvalidInput => ImportError::NotAFile { path: path.clone() },
                     _ => ImportError::io(&path, error),
                 })?;
+        let executable = fs.stat(&path).is_ok_and(|stat| stat.executable);
         let _room = self.admit(&self.shared.objects(), Need::of_new(before.size, 0), &[])?;
         let temporary = self.temporary();
-        self.copy_object(&path, &*source, before, temporary.path(), progress)
+        let copied = self.copy_object(&path, &*source, before, temporary.path(), progress)?;
+        Ok(Imported {
+            attributes: Some(Attributes::new(before.mtime, executable)),
+            ..copied
+        })
     }
 
     fn copy_object(
@@ -83,6 +88,7 @@ impl Store {
         Ok(Imported {
             id,
             size: stamp.size,
+            attributes: None,
         })
     }
 

@@ -102,6 +102,8 @@ pub struct ShareRecord {
     pub added: u64,
     /// Whether the node keeps up with what becomes of it.
     pub watched: bool,
+    /// Whether it is shared with the times and executable bits of its files.
+    pub keep: bool,
 }
 
 /// Table `pins`: content id → this.
@@ -323,8 +325,9 @@ mod tests {
             unlisted: false,
             added: 7,
             watched: true,
+            keep: false,
         };
-        holds(&share, &format!("01{ids}01016e000701"));
+        holds(&share, &format!("01{ids}01016e00070100"));
         holds(&PinRecord { added: 300 }, "01fb2c01");
     }
 

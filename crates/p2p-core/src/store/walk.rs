@@ -60,6 +60,7 @@ pub(super) struct Found {
     pub(super) relative: String,
     pub(super) path: PathBuf,
     pub(super) stamp: FileStamp,
+    pub(super) executable: bool,
     /// It was not quiet when it was last heard of.
     pub(super) busy: bool,
 }
@@ -151,6 +152,7 @@ impl<'a> Walk<'a> {
             relative,
             path,
             stamp: stat.stamp,
+            executable: stat.executable,
             busy,
         });
     }

@@ -45,6 +45,7 @@ pub fn request(args: GetArgs) -> Result<GetRequest, Failure> {
         out,
         directory,
         existing,
+        keep: args.keep,
         include: args.include,
         publisher: args.publisher,
         peers: args.peers,
@@ -101,6 +102,7 @@ fn prepare(context: &Context, request: GetRequest) -> Result<FetchBuilder, Failu
     };
     fetch = fetch
         .timeout(Duration::from_millis(request.timeout_ms))
+        .keep(request.keep)
         .existing(match request.existing {
             OnExisting::Refuse => Existing::Refuse,
             OnExisting::Overwrite => Existing::Overwrite,

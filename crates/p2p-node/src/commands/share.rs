@@ -34,6 +34,7 @@ pub fn request(args: ShareArgs) -> Result<ShareRequest, Failure> {
         name: args.name,
         unlisted: args.unlisted,
         watch: args.watch,
+        keep: args.keep,
     })
 }
 
@@ -64,7 +65,8 @@ async fn share_one(
         .share(path)
         .copy(request.copy)
         .unlisted(request.unlisted)
-        .watch(request.watch);
+        .watch(request.watch)
+        .keep(request.keep);
     if let Some(name) = &request.name {
         share = share.name(name.clone());
     }

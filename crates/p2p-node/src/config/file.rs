@@ -39,6 +39,8 @@ pub struct ShareTable {
     #[serde(default)]
     pub watch: bool,
     #[serde(default)]
+    pub keep: bool,
+    #[serde(default)]
     pub policy: SharePolicy,
 }
 
@@ -241,12 +243,14 @@ impl ConfigFile {
             name: None,
             unlisted: false,
             watch: false,
+            keep: false,
         });
         let tables = self.share.iter().map(|share| ConfiguredShare {
             path: share.path.clone(),
             name: share.name.clone(),
             unlisted: share.unlisted || share.policy == SharePolicy::Unlisted,
             watch: share.watch,
+            keep: share.keep,
         });
         plain.chain(tables).collect()
     }

@@ -24,6 +24,7 @@ pub struct ConfiguredShare {
     pub name: Option<String>,
     pub unlisted: bool,
     pub watch: bool,
+    pub keep: bool,
 }
 
 /// Checked settings, ready to start a node with.

@@ -86,6 +86,8 @@ pub struct ShareRequest {
     pub unlisted: bool,
     #[serde(default)]
     pub watch: bool,
+    #[serde(default)]
+    pub keep: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -100,6 +102,8 @@ pub struct GetRequest {
     pub directory: PathBuf,
     #[serde(default)]
     pub existing: OnExisting,
+    #[serde(default)]
+    pub keep: bool,
     #[serde(default)]
     pub include: Vec<String>,
     #[serde(default, with = "text::option")]

@@ -98,6 +98,7 @@ impl FetchBuilder {
             peers: Vec::new(),
             listing_only: false,
             on_demand: false,
+            keep: false,
             scratch: node.scratch().to_path_buf(),
         };
         Self { node, order }
@@ -131,6 +132,14 @@ impl FetchBuilder {
     /// What to do if there is something at the target already; by default the fetch is refused.
     pub fn existing(mut self, existing: Existing) -> Self {
         self.order.existing = existing;
+        self
+    }
+
+    /// Whether to give the files the times and executable bits that their sharer kept; see
+    /// [`Share::keep`](crate::Share::keep). By default they are new files like any other, and programs from strangers
+    /// cannot be started by mistake.
+    pub fn keep(mut self, keep: bool) -> Self {
+        self.order.keep = keep;
         self
     }
 

@@ -49,6 +49,8 @@ pub(crate) struct Order {
     pub(crate) listing_only: bool,
     /// Only what readers wait for is wanted, and of a folder its list.
     pub(crate) on_demand: bool,
+    /// The attributes that the sharer kept are given to the files.
+    pub(crate) keep: bool,
     /// The folder for content that nobody named a place for.
     pub(crate) scratch: PathBuf,
 }

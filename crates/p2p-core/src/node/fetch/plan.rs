@@ -343,6 +343,7 @@ mod tests {
             } else {
                 ContentId::of(path.trim_end_matches('2').as_bytes())
             },
+            attributes: None,
         }
     }
 

@@ -2,6 +2,7 @@
 //! functions block; they run on threads for that.
 
 use std::{
+    collections::HashMap,
     ffi::OsString,
     path::{Path, PathBuf},
     sync::Arc,
@@ -9,7 +10,7 @@ use std::{
 
 use super::{Goal, Order, Target, plan::Plan, transfer::Ending};
 use crate::{
-    content::{BlockSet, Collection, ContentId, Geometry, SignedManifest},
+    content::{Attributes, BlockSet, Collection, ContentId, Geometry, SignedManifest},
     node::error::FetchError,
     store::{Content, Existing, PartFile, PartRoot, State, Store, StoreError},
 };
@@ -45,7 +46,12 @@ pub(crate) enum Destination {
     /// One file.
     File { part: PartFile, target: PathBuf },
     /// A folder.
-    Folder { root: PartRoot, target: PathBuf },
+    Folder {
+        root: PartRoot,
+        target: PathBuf,
+        /// What its files are to be given, by their paths.
+        attributes: HashMap<String, Attributes>,
+    },
 }
 
 /// Makes the plan for a goal.
@@ -240,11 +246,18 @@ fn prepare_folder(
             plan.mark_held(*index, &content.held(), &mut held);
         }
     }
+    let attributes = entries.iter().filter(|_| order.keep);
+    let attributes = attributes.filter_map(|entry| Some((entry.path.clone(), entry.attributes?)));
+    let attributes = attributes.collect();
     Ok(Prepared::Planned {
         plan: Arc::new(plan),
         held,
         resumed,
-        destination: Destination::Folder { root, target },
+        destination: Destination::Folder {
+            root,
+            target,
+            attributes,
+        },
     })
 }
 
@@ -287,9 +300,18 @@ pub(crate) fn finish(
     let path = match &ending.destination {
         Destination::File { part, target } => {
             let content = obtain(store, &ending.plan, 0)?;
+            // Each of them was verified, and is by a publisher that the policy accepts.
+            let kept = manifests.iter().find_map(|m| m.claims().attributes);
+            if let Some(attributes) = kept.filter(|_| order.keep) {
+                store.set_attributes(&content, part, attributes)?;
+            }
             store.finish(&content, part, target, existing)?
         }
-        Destination::Folder { root, target } => {
+        Destination::Folder {
+            root,
+            target,
+            attributes,
+        } => {
             let mut entries = Vec::new();
             for (index, item) in ending.plan.items().iter().enumerate() {
                 let content = obtain(store, &ending.plan, index)?;
@@ -298,6 +320,11 @@ pub(crate) fn finish(
                         store.copy_out(&content, &root.entry(path), ending.plan.room())?;
                     }
                     entries.push((path.clone(), Arc::clone(&content)));
+                }
+            }
+            for (path, content) in &entries {
+                if let Some(attributes) = attributes.get(path) {
+                    store.set_attributes(content, &root.entry(path), *attributes)?;
                 }
             }
             store.finish_tree(root, target, &entries, existing)?

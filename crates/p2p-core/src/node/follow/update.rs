@@ -29,6 +29,7 @@ pub(in crate::node) struct Followed {
     /// `None`: that of the file.
     pub(in crate::node) name: Option<String>,
     pub(in crate::node) unlisted: bool,
+    pub(in crate::node) keep: bool,
     /// It was there before, or is when it first appears: false ends the following when the record is gone.
     pub(in crate::node) expected: bool,
 }
@@ -41,6 +42,7 @@ impl Followed {
             name: Some(share.name).filter(|name| *name != name_of(&path)),
             path,
             unlisted: share.unlisted,
+            keep: share.keep,
             expected: false,
         }
     }
@@ -153,7 +155,7 @@ impl Update<'_> {
         let (tree, begun) = self.look(&[PathBuf::new()])?;
         let form = tree.entries.first().map(|(_, file)| Form {
             kind: Kind::File,
-            content: *file,
+            content: file.with_attributes_if(self.followed.keep),
             added: Vec::new(),
             removed: before.map(|before| before.id).into_iter().collect(),
         });
@@ -186,7 +188,7 @@ impl Update<'_> {
                 let mut above = Path::new(&entry.path).ancestors();
                 above.any(|place| looked_at.contains(place))
             });
-        let mut new = entries_of(std::mem::take(&mut tree.entries));
+        let mut new = entries_of(std::mem::take(&mut tree.entries), self.followed.keep);
         let waited_for = self.waited_for(&tree.unsettled);
         let as_before = replaced.iter();
         let as_before = as_before.filter(|entry| waited_for.contains(Path::new(&entry.path)));
@@ -204,6 +206,7 @@ impl Update<'_> {
         let content = Imported {
             id: self.store.put_object(&bytes)?,
             size: bytes.len() as u64,
+            attributes: None,
         };
         let was: BTreeSet<ContentId> = replaced.iter().map(|entry| entry.content).collect();
         added.retain(|id| !was.contains(id));
@@ -236,6 +239,7 @@ impl Update<'_> {
             path,
             name,
             unlisted,
+            keep,
             ..
         } = self.followed;
         let name = name.clone().unwrap_or_else(|| name_of(path));
@@ -252,6 +256,7 @@ impl Update<'_> {
             unlisted: *unlisted,
             added: before.as_ref().map_or_else(now_unix, |before| before.added),
             watched: true,
+            keep: *keep,
         };
         if !self.store.replace_share(path, was, &record)? {
             // Shared anew, or no longer, while this was hashed.

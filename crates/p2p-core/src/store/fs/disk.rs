@@ -4,9 +4,12 @@ use std::ffi::OsString;
 use std::fs::{DirBuilder, File, Metadata, TryLockError};
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, OpenOptionsExt as _};
@@ -15,8 +18,14 @@ use rustix::fs::OFlags;
 use super::{
     Access, FileHandle, FileKind, FileSystem, Folder, OpenFile, Stat, copy_through_memory,
 };
+use crate::content::Attributes;
 use crate::store::record::FileStamp;
 
+/// Permission of the owner to execute.
+const OWNER_EXECUTES: u32 = 0o100;
+/// Permissions of all to read, and to execute.
+const ALL_READ: u32 = 0o444;
+const ALL_EXECUTE: u32 = 0o111;
 /// Open flag: fail on a symbolic link in the last component.
 const NO_LINKS: i32 = OFlags::NOFOLLOW.bits().cast_signed();
 /// Open flag: do not wait for the other end of a pipe that took a file's place.
@@ -241,6 +250,19 @@ impl FileHandle for File {
         ranges
     }
 
+    fn set_attributes(&self, attributes: Attributes) -> io::Result<()> {
+        let before = self.metadata()?.permissions().mode();
+        let executes = match attributes.executable {
+            true => (before & ALL_READ) >> 2,
+            false => 0,
+        };
+        let mode = (before & !ALL_EXECUTE) | executes;
+        if mode != before {
+            self.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        }
+        self.set_modified(UNIX_EPOCH + Duration::from_secs(attributes.modified))
+    }
+
     #[cfg(not(target_vendor = "apple"))]
     fn drop_from_memory(&self) {
         let _ = rustix::fs::fadvise(self, 0, None, rustix::fs::Advice::DontNeed);
@@ -327,6 +349,7 @@ impl Folder for DiskFolder {
             stamp: stamp_of_entry(&found),
             allocated: cap_std::fs::MetadataExt::blocks(&found).saturating_mul(512),
             names: cap_std::fs::MetadataExt::nlink(&found),
+            executable: cap_std::fs::MetadataExt::mode(&found) & OWNER_EXECUTES != 0,
         })
     }
 
@@ -390,6 +413,7 @@ fn stat_of(metadata: &Metadata) -> Stat {
         stamp: stamp_of(metadata),
         allocated: metadata.blocks().saturating_mul(512),
         names: metadata.nlink(),
+        executable: metadata.mode() & OWNER_EXECUTES != 0,
     }
 }
 

@@ -253,12 +253,14 @@ impl Tree {
                 stamp: inode.stamp(),
                 allocated: inode.read().allocated(),
                 names: 1,
+                executable: false,
             },
             Node::Folder(_) => Stat {
                 kind: FileKind::Folder,
                 stamp: stamp(number, 0, 0),
                 allocated: 0,
                 names: 1,
+                executable: false,
             },
         })
     }

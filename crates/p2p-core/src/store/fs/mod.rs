@@ -21,6 +21,7 @@ pub(super) use memory::Memory;
 pub(super) use memory::ROOT;
 
 use super::record::FileStamp;
+use crate::content::Attributes;
 
 /// Bytes that go from file to file at once where the file system has nothing better.
 const COPY_STEP: usize = 1024 * 1024;
@@ -57,6 +58,8 @@ pub(super) struct Stat {
     pub(super) allocated: u64,
     /// Names that it has: with the last of them its bytes are gone.
     pub(super) names: u64,
+    /// Whether its owner may execute it.
+    pub(super) executable: bool,
 }
 
 /// Files by their paths. Errors are those of the system; nothing follows a link in the last component of a path unless
@@ -161,6 +164,12 @@ pub(super) trait FileHandle: Send + Sync + std::fmt::Debug {
         std::iter::once(0..len)
             .filter(|all| !all.is_empty())
             .collect()
+    }
+
+    /// Gives the file these attributes: the time, and who may read it may execute it, or nobody may.
+    fn set_attributes(&self, attributes: Attributes) -> io::Result<()> {
+        let _ = attributes;
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// Has the next read ask the disk.

@@ -103,6 +103,7 @@ fn what_is_in_use_pinned_shared_or_changed_stays() {
         unlisted: false,
         added: 1,
         watched: false,
+        keep: false,
     };
     store.add_share(&paths[2], &share).unwrap();
     fs::write(&paths[3], b"mine now").unwrap();
@@ -162,6 +163,7 @@ fn a_pinned_folder_keeps_its_files_and_a_listing_its_use() {
         path: path.into(),
         size: remote.geometry().size(),
         content: remote.id,
+        attributes: None,
     };
     let listing = Collection::from_entries(vec![entry("a", &a), entry("b", &b)]).unwrap();
     let bytes = listing.encode();
@@ -281,6 +283,7 @@ fn what_nothing_refers_to_is_collected() {
         unlisted: false,
         added: 1,
         watched: false,
+        keep: false,
     };
     store.add_share(&bench.path("folder"), &share).unwrap();
     let gone = Remote::new(2 * BLOCK, 3);
