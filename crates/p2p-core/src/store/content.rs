@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -34,7 +34,8 @@ pub struct Content {
     pub(super) located: Guarded<Located>,
     pub(super) outline: RwLock<KnownOutline>,
     pub(super) held: Guarded<Held>,
-    changes: watch::Sender<u32>,
+    /// Made when somebody asks: of a million small files nobody does.
+    changes: OnceLock<watch::Sender<u32>>,
     /// Bytes of it that are still to be written, as counted by [`Shared::promise`].
     promised: AtomicU64,
     health: AtomicU8,
@@ -90,7 +91,6 @@ impl Content {
             Located::Part { .. } => BlockSet::new(blocks),
             _ => BlockSet::full(blocks),
         };
-        let (changes, _) = watch::channel(held.count());
         let content = Self {
             id,
             geometry,
@@ -102,7 +102,7 @@ impl Content {
                 blocks: held,
                 unproven: BlockSet::new(0),
             }),
-            changes,
+            changes: OnceLock::new(),
             promised: AtomicU64::new(0),
             health: AtomicU8::new(SOUND),
             checked: Guarded::default(),
@@ -192,7 +192,13 @@ impl Content {
 
     /// Tells of every change of the number of blocks held.
     pub fn changes(&self) -> watch::Receiver<u32> {
-        self.changes.subscribe()
+        // Under the lock, so that what changes later finds it.
+        let held = self.held.lock();
+        let changes = self.changes.get_or_init(|| {
+            let (changes, _) = watch::channel(held.blocks.count());
+            changes
+        });
+        changes.subscribe()
     }
 
     /// Reads a block: from memory, or from the file and then verified.
@@ -383,13 +389,14 @@ impl Content {
         self.shared.handles.keep(self.serial, file);
     }
 
-    /// Publishes the number of held blocks. It is read inside, so that calls of several threads end with the last.
+    /// Publishes the number of held blocks. It is read under the lock, so that calls of several threads end with the last.
     pub(super) fn tell(&self) {
-        self.changes.send_if_modified(|told| {
-            let current = self.held_count();
-            self.promise(current);
-            std::mem::replace(told, current) != current
-        });
+        let held = self.held.lock();
+        let current = held.blocks.count();
+        self.promise(current);
+        if let Some(changes) = self.changes.get() {
+            changes.send_if_modified(|told| std::mem::replace(told, current) != current);
+        }
     }
 }
 

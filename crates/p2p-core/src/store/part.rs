@@ -16,14 +16,21 @@ pub struct PartFile(Inner);
 enum Inner {
     /// A path the user chose.
     Path(PathBuf),
-    /// A path a collection chose, which must stay within the folder whatever it is.
-    Entry { root: PartRoot, relative: PathBuf },
+    /// A path a collection chose, which must stay within the folder whatever it is. Shared between its clones: there may
+    /// be a million of them.
+    Entry {
+        root: PartRoot,
+        relative: Arc<Path>,
+    },
 }
 
 /// The folder `NAME.part` that the files of a collection are fetched into. Files in it are opened without following
 /// links out of it.
 #[derive(Clone, Debug)]
-pub struct PartRoot {
+pub struct PartRoot(Arc<Root>);
+
+#[derive(Debug)]
+struct Root {
     path: PathBuf,
     /// Open since the fetch began, so that a sync of the file system tells of every write that failed since.
     folder: Arc<dyn Folder>,
@@ -48,7 +55,7 @@ impl Store {
             return Err(StoreError::NotAPart(path));
         }
         let folder = fs.folder(&path).map_err(failed)?;
-        Ok(PartRoot { path, folder })
+        Ok(PartRoot(Arc::new(Root { path, folder })))
     }
 }
 
@@ -57,22 +64,22 @@ impl PartRoot {
     pub fn entry(&self, relative: &str) -> PartFile {
         PartFile(Inner::Entry {
             root: self.clone(),
-            relative: PathBuf::from(relative),
+            relative: Path::new(relative).into(),
         })
     }
 
     /// The folder.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.0.path
     }
 
     /// Has the disk confirm everything on the file system of the folder. False where there is no such call.
     pub(super) fn sync_everything(&self) -> io::Result<bool> {
-        self.folder.sync_everything()
+        self.0.folder.sync_everything()
     }
 
     pub(super) fn opened(&self) -> &Arc<dyn Folder> {
-        &self.folder
+        &self.0.folder
     }
 }
 
@@ -87,7 +94,7 @@ impl PartFile {
     pub fn path(&self) -> PathBuf {
         match &self.0 {
             Inner::Path(path) => path.clone(),
-            Inner::Entry { root, relative } => root.path.join(relative),
+            Inner::Entry { root, relative } => root.0.path.join(relative),
         }
     }
 
@@ -97,7 +104,7 @@ impl PartFile {
             Inner::Path(path) => path
                 .parent()
                 .map_or_else(|| PathBuf::from("/"), Path::to_path_buf),
-            Inner::Entry { root, .. } => root.path.clone(),
+            Inner::Entry { root, .. } => root.0.path.clone(),
         }
     }
 
@@ -108,8 +115,8 @@ impl PartFile {
             Inner::Path(path) => vec![parent(path)],
             Inner::Entry { root, relative } => {
                 let within = relative.ancestors().skip(1);
-                let within = within.map(|folder| files::below(&root.path, folder));
-                std::iter::once(parent(&root.path)).chain(within).collect()
+                let within = within.map(|folder| files::below(&root.0.path, folder));
+                std::iter::once(parent(&root.0.path)).chain(within).collect()
             }
         }
     }
@@ -127,7 +134,7 @@ impl PartFile {
         let Inner::Entry { root, relative } = &self.0 else {
             return self.open(fs, true);
         };
-        root.folder
+        root.0.folder
             .open(relative, Access::CreateNew)
             .or_else(|_| self.open(fs, true))
     }
@@ -141,14 +148,14 @@ impl PartFile {
     ) -> io::Result<(OpenFile, FileStamp)> {
         let open = |access| match &self.0 {
             Inner::Path(path) => fs.open(path, access),
-            Inner::Entry { root, relative } => root.folder.open(relative, access),
+            Inner::Entry { root, relative } => root.0.folder.open(relative, access),
         };
         match open(Access::Write) {
             Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
                 if let Inner::Entry { root, relative } = &self.0
                     && let Some(folder) = relative.parent().filter(|folder| !is_empty(folder))
                 {
-                    root.folder.create_folders(folder)?;
+                    root.0.folder.create_folders(folder)?;
                 }
                 open(Access::CreateNew)
             }
@@ -166,7 +173,7 @@ impl PartialEq for PartFile {
                     root: other,
                     relative: relative_to_other,
                 },
-            ) => relative == relative_to_other && root.path == other.path,
+            ) => relative == relative_to_other && root.0.path == other.0.path,
             _ => self.path() == other.path(),
         }
     }
