@@ -18,10 +18,7 @@ enum Inner {
     Path(PathBuf),
     /// A path a collection chose, which must stay within the folder whatever it is. Shared between its clones: there may
     /// be a million of them.
-    Entry {
-        root: PartRoot,
-        relative: Arc<Path>,
-    },
+    Entry { root: PartRoot, relative: Arc<Path> },
 }
 
 /// The folder `NAME.part` that the files of a collection are fetched into. Files in it are opened without following
@@ -116,7 +113,9 @@ impl PartFile {
             Inner::Entry { root, relative } => {
                 let within = relative.ancestors().skip(1);
                 let within = within.map(|folder| files::below(&root.0.path, folder));
-                std::iter::once(parent(&root.0.path)).chain(within).collect()
+                std::iter::once(parent(&root.0.path))
+                    .chain(within)
+                    .collect()
             }
         }
     }
@@ -134,7 +133,8 @@ impl PartFile {
         let Inner::Entry { root, relative } = &self.0 else {
             return self.open(fs, true);
         };
-        root.0.folder
+        root.0
+            .folder
             .open(relative, Access::CreateNew)
             .or_else(|_| self.open(fs, true))
     }
