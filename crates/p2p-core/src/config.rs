@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use crate::{
     content::{Address, TrustPolicy},
-    node::Keys,
+    node::{Keys, NetworkKey},
     store::Evict,
 };
 
@@ -89,6 +89,10 @@ impl Config {
                 ));
             }
         }
+        let listen = &self.network.listen;
+        if self.network.key.is_some() && !listen.is_empty() && !listen.iter().any(Address::is_tcp) {
+            problems.push("network.listen: a private network needs an address of TCP".into());
+        }
         if self.limits.max_peers < 4 {
             problems.push("limits.max_peers: at least 4 are needed".into());
         }
@@ -132,6 +136,9 @@ pub struct NetworkConfig {
     pub relay: RelayMode,
     /// Whether no packet may leave private address ranges.
     pub lan_only: bool,
+    /// The key of a private network: only nodes that have the same can connect. It protects TCP, and QUIC has nothing
+    /// like it; so with a key the node neither listens nor dials by QUIC.
+    pub key: Option<NetworkKey>,
 }
 
 impl Default for NetworkConfig {
@@ -146,6 +153,7 @@ impl Default for NetworkConfig {
             upnp: true,
             relay: RelayMode::Client,
             lan_only: false,
+            key: None,
         }
     }
 }

@@ -57,8 +57,9 @@ pub use content::{
 pub use node::{
     AGENT, Announcement, CatalogEntry, ConnectError, ContentInfo, ContentPage, ContentState, Event,
     Events, Existing, Fetch, FetchBuilder, FetchError, FetchState, FetchTarget, Fetched, Found,
-    KeyError, Keys, Listing, Node, NodeError, NodeStopped, Pin, Progress, Reader, Share,
-    ShareError, ShareInfo, ShareRef, ShareState, Shared, SourceBytes, StartError, Status, Verify,
+    KeyError, Keys, Listing, NetworkKey, Node, NodeError, NodeStopped, Pin, Progress, Reader,
+    Share, ShareError, ShareInfo, ShareRef, ShareState, Shared, SourceBytes, StartError, Status,
+    Verify,
 };
 pub use peers::{FoundBy, PeerInfo, PeerState};
 pub use store::{

@@ -138,6 +138,9 @@ pub struct InitArgs {
     /// What the node is for
     #[arg(long, env = "P2P_NODE_PROFILE", value_enum, default_value_t = Profile::Desktop, hide_env = true)]
     pub profile: Profile,
+    /// Make a private network: writes swarm.key too, which the other nodes need
+    #[arg(long, env = "P2P_NODE_PRIVATE", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    pub private: bool,
     /// The folder to write to
     #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
     pub dir: PathBuf,

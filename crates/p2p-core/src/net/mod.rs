@@ -119,7 +119,8 @@ impl Net {
             lan_only: config.lan_only,
         };
         let with_relay = config.relay != crate::config::RelayMode::Off;
-        let (transport, relay) = transport::build(&key.0, guard, with_relay)?;
+        let secret = config.key.as_ref().map(|key| *key.as_bytes());
+        let (transport, relay) = transport::build(&key.0, guard, with_relay, secret)?;
         Self::over(
             transport,
             relay,
@@ -153,6 +154,10 @@ impl Net {
             .with_substream_upgrade_protocol_override(Version::V1Lazy);
         let mut swarm = Swarm::new(transport, behaviour, key.0.public().to_peer_id(), settings);
         for address in &config.listen {
+            if config.key.is_some() && !address.is_tcp() {
+                tracing::info!(%address, "not listened on: a private network is of TCP only");
+                continue;
+            }
             swarm
                 .listen_on(address.as_multiaddr().clone())
                 .map_err(|error| NetError::Listen {

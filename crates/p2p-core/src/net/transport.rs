@@ -18,12 +18,17 @@ use libp2p::{
     core::{
         UpgradeInfo,
         muxing::StreamMuxerBox,
-        transport::{Boxed, DialOpts, ListenerId, TransportEvent, timeout::TransportTimeout},
+        transport::{
+            Boxed, DialOpts, ListenerId, OptionalTransport, TransportEvent,
+            timeout::TransportTimeout,
+        },
         upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, Version},
     },
     dns,
     identity::Keypair,
-    noise, quic, relay, tcp,
+    noise,
+    pnet::{PnetConfig, PreSharedKey},
+    quic, relay, tcp,
 };
 
 use super::{mux, tls};
@@ -53,16 +58,24 @@ pub(crate) type Built = (
     Option<relay::client::Behaviour>,
 );
 
-/// Builds the transport of a node and, if asked for, the client side of relays.
-pub(crate) fn build(keypair: &Keypair, guard: Guard, with_relay: bool) -> io::Result<Built> {
+/// Builds the transport of a node and, if asked for, the client side of relays. With a key, what goes over TCP is behind
+/// it, and there is no QUIC, which knows no such thing.
+pub(crate) fn build(
+    keypair: &Keypair,
+    guard: Guard,
+    with_relay: bool,
+    key: Option<[u8; 32]>,
+) -> io::Result<Built> {
     let security = Security::new(keypair)?;
-    let tcp = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
-        .upgrade(Version::V1Lazy)
-        .authenticate(security.clone())
-        .multiplex(mux::Config)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let quic = quic::tokio::Transport::new(quic::Config::new(keypair))
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let tcp = match key {
+        Some(key) => secured(private_tcp(key), security.clone()),
+        None => secured(plain_tcp(), security.clone()),
+    };
+    let quic = match key {
+        Some(_) => OptionalTransport::none(),
+        None => OptionalTransport::some(quic::tokio::Transport::new(quic::Config::new(keypair))),
+    };
+    let quic = quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let direct = Guarded {
         inner: tcp
             .or_transport(quic)
@@ -88,6 +101,42 @@ pub(crate) fn build(keypair: &Keypair, guard: Guard, with_relay: bool) -> io::Re
         .or_transport(resolving)
         .map(|either, _| either.into_inner());
     Ok((within_time(all), Some(behaviour)))
+}
+
+fn plain_tcp() -> tcp::tokio::Transport {
+    tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
+}
+
+/// TCP behind the key of a private network. Who does not have it can say nothing that is understood.
+fn private_tcp(
+    key: [u8; 32],
+) -> impl Transport<
+    Output = impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    Error: Send + Sync + 'static,
+    ListenerUpgrade: Send + 'static,
+    Dial: Send + 'static,
+> + Send
++ Unpin
++ 'static {
+    let config = PnetConfig::new(PreSharedKey::new(key));
+    plain_tcp().and_then(move |socket, _| config.handshake(socket))
+}
+
+/// TLS or Noise, and streams, over sockets.
+fn secured<T, C>(sockets: T, security: Security) -> Boxed<(PeerId, StreamMuxerBox)>
+where
+    T: Transport<Output = C, Error: Send + Sync + 'static, ListenerUpgrade: Send, Dial: Send>
+        + Send
+        + Unpin
+        + 'static,
+    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    sockets
+        .upgrade(Version::V1Lazy)
+        .authenticate(security)
+        .multiplex(mux::Config)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed()
 }
 
 /// Neither end of a connection waits longer than [`DIAL_TIMEOUT`] for it to come about.

@@ -35,6 +35,14 @@ pub enum KeyError {
         /// The file.
         path: PathBuf,
     },
+    /// The file is not that of a private network's key.
+    #[error(
+        "{path} is no network key: three lines, /key/swarm/psk/1.0.0/, /base16/, and 64 hexadecimal digits"
+    )]
+    NoNetworkKey {
+        /// The file.
+        path: PathBuf,
+    },
     /// The bytes are no key.
     #[error("these bytes are no key")]
     Refused,
@@ -141,13 +149,23 @@ fn load_or_create(path: &Path) -> Result<[u8; 32], KeyError> {
     }
 }
 
-fn random() -> Result<[u8; 32], KeyError> {
+pub(super) fn random() -> Result<[u8; 32], KeyError> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|error| KeyError::Random(error.to_string()))?;
     Ok(secret)
 }
 
 fn read_key(path: &Path, file: fs::File) -> Result<[u8; 32], KeyError> {
+    let text = read_private(path, file)?;
+    HEXLOWER
+        .decode(text.trim().to_ascii_lowercase().as_bytes())
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| KeyError::Malformed { path: path.into() })
+}
+
+/// The text of a file that nobody else can read; of one that is too long to be a key, the beginning.
+pub(super) fn read_private(path: &Path, file: fs::File) -> Result<String, KeyError> {
     let failed = |source| KeyError::Io {
         path: path.into(),
         source,
@@ -164,20 +182,21 @@ fn read_key(path: &Path, file: fs::File) -> Result<[u8; 32], KeyError> {
     file.take(MAX_KEY_FILE)
         .read_to_string(&mut text)
         .map_err(failed)?;
-    HEXLOWER
-        .decode(text.trim().to_ascii_lowercase().as_bytes())
-        .ok()
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| KeyError::Malformed { path: path.into() })
+    Ok(text)
 }
 
 fn write_key(path: &Path, secret: &[u8; 32]) -> io::Result<()> {
+    write_private(path, &format!("{}\n", HEXLOWER.encode(secret)))
+}
+
+/// Writes a new file that nobody else can read.
+pub(super) fn write_private(path: &Path, text: &str) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path)?;
-    writeln!(file, "{}", HEXLOWER.encode(secret))?;
+    file.write_all(text.as_bytes())?;
     file.sync_all()
 }
 

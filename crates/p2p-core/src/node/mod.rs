@@ -15,6 +15,7 @@ mod follow;
 mod hands;
 mod inventory;
 mod keys;
+mod network_key;
 mod on_net;
 mod query;
 mod read_ahead;
@@ -45,6 +46,7 @@ pub use self::{
         Existing, Fetch, FetchBuilder, FetchState, FetchTarget, Fetched, Progress, SourceBytes,
     },
     keys::{KeyError, Keys},
+    network_key::NetworkKey,
     query::{CatalogEntry, ContentInfo, ContentPage, ContentState, Found, Listing},
     reader::Reader,
     share::{Announcement, Share, ShareInfo, ShareRef, ShareState, Shared},

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use clap::ValueEnum;
-use p2p_core::Keys;
+use p2p_core::{Keys, NetworkKey};
 
 use super::path_text;
 use crate::cli::InitArgs;
@@ -17,6 +17,9 @@ use crate::output::Printer;
 
 /// The file with `@NAME@` where profiles differ.
 const TEMPLATE: &str = include_str!("init.toml");
+
+/// The key of a private network, beside `node.toml`.
+const NETWORK_KEY: &str = "swarm.key";
 
 /// What a node is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -64,8 +67,11 @@ impl Profile {
 }
 
 /// The commented file of a profile; `shares` is the TOML of that key's value.
-fn render(profile: Profile, shares: &str) -> String {
-    let text = TEMPLATE.replace("@SHARES@", shares);
+fn render(profile: Profile, shares: &str, private: bool) -> String {
+    let comment = if private { "" } else { "# " };
+    let text = TEMPLATE
+        .replace("@SHARES@", shares)
+        .replace("@KEY@", &format!("{comment}key = \"{NETWORK_KEY}\""));
     profile
         .values()
         .iter()
@@ -80,11 +86,15 @@ pub fn run(args: &InitArgs, printer: &mut Printer) -> Result<u8, Failure> {
     }
     let failed =
         |error: io::Error| Failure::io(format!("cannot write {}", config.display()), &error);
-    let text = render(args.profile, "[]");
-    let settings = Settings::parse(&text, &config)?;
+    // The key file is not there yet, so the settings are checked without it.
+    let settings = Settings::parse(&render(args.profile, "[]", false), &config)?;
     let data_dir = &settings.core.data_dir;
 
     fs::create_dir_all(&dir).map_err(failed)?;
+    if args.private {
+        make_network_key(&dir.join(NETWORK_KEY))?;
+    }
+    let text = render(args.profile, "[]", args.private);
     let keys = Keys::load_or_create(data_dir).map_err(|error| Failure::of("io", &error))?;
     auth::load_or_create_token(&settings.token_file())?;
     // Last, so that a file that is there means that all is there.
@@ -99,6 +109,16 @@ pub fn run(args: &InitArgs, printer: &mut Printer) -> Result<u8, Failure> {
         publisher: keys.publisher().to_string(),
     })?;
     Ok(0)
+}
+
+/// One that was copied here is kept: that is how a node joins.
+fn make_network_key(path: &Path) -> Result<(), Failure> {
+    let made = if fs::symlink_metadata(path).is_ok() {
+        NetworkKey::load(path).map(drop)
+    } else {
+        NetworkKey::generate().and_then(|key| key.write(path))
+    };
+    made.map_err(|error| Failure::of("io", &error))
 }
 
 fn exists(config: &Path) -> Failure {
@@ -121,7 +141,7 @@ mod tests {
     #[test]
     fn every_profile_is_complete_and_right() {
         for profile in Profile::value_variants() {
-            let text = render(*profile, "[]");
+            let text = render(*profile, "[]", false);
             assert!(
                 !text.contains('@'),
                 "{profile:?} leaves a mark open:\n{text}"
@@ -136,7 +156,7 @@ mod tests {
         let sample = include_str!("../../../../node.toml");
         assert_eq!(
             sample,
-            render(Profile::Desktop, "[\"examples/shared\"]"),
+            render(Profile::Desktop, "[\"examples/shared\"]", false),
             "change init.toml and node.toml together"
         );
     }

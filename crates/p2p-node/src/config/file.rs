@@ -68,6 +68,9 @@ pub struct Network {
     pub upnp: bool,
     pub relay: Relay,
     pub lan_only: bool,
+    /// The file with the key of a private network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +169,7 @@ impl Default for Network {
             upnp: core.upnp,
             relay: Relay::Client,
             lan_only: core.lan_only,
+            key: None,
         }
     }
 }
@@ -228,7 +232,10 @@ impl ConfigFile {
             .shares
             .iter_mut()
             .chain(self.share.iter_mut().map(|share| &mut share.path));
-        for path in paths.chain([&mut self.data_dir]) {
+        for path in paths
+            .chain([&mut self.data_dir])
+            .chain(&mut self.network.key)
+        {
             *path = base.join(&*path);
         }
         if let Endpoint::Unix(path) = &mut self.api.listen {

@@ -9,7 +9,7 @@ mod locate;
 
 use std::path::{Path, PathBuf};
 
-use p2p_core::{Config, TrustPolicy};
+use p2p_core::{Config, NetworkKey, TrustPolicy};
 
 use crate::control::endpoint::Endpoint;
 use crate::exit::Failure;
@@ -83,7 +83,8 @@ impl Settings {
         let mut problems = Vec::new();
         let mut warnings = Vec::new();
         let trust = trust_policy(&written, &mut problems, &mut warnings);
-        let core = written.to_core(trust);
+        let mut core = written.to_core(trust);
+        core.network.key = network_key(&written, &mut problems);
         problems.extend(core.problems());
         if !problems.is_empty() {
             return Err(config_error(format!("{place}: {}", problems.join("\n  "))));
@@ -108,6 +109,13 @@ impl Settings {
     pub fn api_address_file(&self) -> PathBuf {
         self.core.data_dir.join("api.address")
     }
+}
+
+fn network_key(file: &ConfigFile, problems: &mut Vec<String>) -> Option<NetworkKey> {
+    let loaded = NetworkKey::load(file.network.key.as_deref()?);
+    loaded
+        .map_err(|error| problems.push(format!("network.key: {error}")))
+        .ok()
 }
 
 fn trust_policy(
