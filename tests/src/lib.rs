@@ -122,6 +122,11 @@ impl Home {
         self.share_as(path, "unlisted = true\n")
     }
 
+    /// Shares it with those whom this policy, a TOML value, names.
+    pub fn share_for(self, path: &Path, policy: &str) -> Self {
+        self.share_as(path, &format!("policy = {policy}\n"))
+    }
+
     fn share_as(mut self, path: &Path, more: &str) -> Self {
         let path = path.to_str().expect("a path of these tests is text");
         self.shares

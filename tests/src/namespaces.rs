@@ -79,6 +79,17 @@ impl Cable {
         sent.and_then(|packets| packets.parse().ok()).ok_or(table)
     }
 
+    /// Gives both ends a second address, such as `203.0.113.1/24` and its neighbour.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn add_addresses(&self, left: &str, right: &str) -> Result<(), String> {
+        for (machine, address) in [(&self.left, left), (&self.right, right)] {
+            machine.run(&["address", "add", address, "dev", machine.interface])?;
+        }
+        Ok(())
+    }
+
     /// Cuts the cable, or mends it.
     ///
     /// # Errors

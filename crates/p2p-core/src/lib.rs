@@ -35,6 +35,7 @@
 #![warn(missing_docs)]
 
 mod announce;
+mod audience;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod bench;
@@ -49,6 +50,7 @@ mod serve;
 mod store;
 mod watch;
 
+pub use audience::Audience;
 pub use config::{Config, DhtMode, Limits, NetworkConfig, RelayMode, StorageConfig};
 pub use content::{
     Address, Attributes, BLOCK_LEN, ContentId, Entry, Kind, NodeId, ParseAddressError,

@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use p2p_core::{Address, ContentId, NodeId, PublisherKey};
 
 use crate::commands::init::Profile;
+use crate::config::policy::SharePolicy;
 use crate::control::endpoint::Endpoint;
 use crate::control::protocol::{ByteRange, Target};
 use crate::units::parse_duration;
@@ -159,6 +160,15 @@ pub struct ShareArgs {
     /// Offer it only to those who have the id or ticket: no catalog, no search
     #[arg(long, env = "P2P_NODE_UNLISTED", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub unlisted: bool,
+    /// Who gets it: public, unlisted, lan, or peer ids with commas in between
+    #[arg(
+        long,
+        value_name = "WHO",
+        default_value = "public",
+        env = "P2P_NODE_POLICY",
+        hide_env = true
+    )]
+    pub policy: SharePolicy,
     /// Share the times and executable bits of files too, for those who `get --keep`; a folder then has another id
     #[arg(long, env = "P2P_NODE_KEEP", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub keep: bool,

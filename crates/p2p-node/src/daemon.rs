@@ -156,9 +156,14 @@ async fn share_one(context: &Context, configured: ConfiguredShare) -> Result<Rep
         unlisted,
         watch,
         keep,
+        audience,
     } = configured;
     let mut sharing = context.node.share(&path);
-    sharing = sharing.unlisted(unlisted).watch(watch).keep(keep);
+    sharing = sharing
+        .unlisted(unlisted)
+        .watch(watch)
+        .keep(keep)
+        .audience(audience);
     if let Some(name) = &name {
         sharing = sharing.name(name.clone());
     }

@@ -62,10 +62,13 @@ impl Driver {
     /// Reads the contents after `after`, and first of all when each was announced.
     fn read_known(&mut self, after: Option<ContentId>, announced: Option<Times>) {
         let store = self.hands.store.clone();
+        let gate = Arc::clone(&self.hands.gate);
         self.hands.jobs.spawn_blocking(move || {
             let announced = announced.map_or_else(|| Times::of(&store), Ok);
             Job::Known(announced.and_then(|announced| {
-                let (ids, last) = offered_after(&store, after)?;
+                let (mut ids, last) = offered_after(&store, after)?;
+                // Of what cannot be judged nothing is said.
+                ids.retain(|id| gate.is_open(&store, *id).unwrap_or(false));
                 let known = ids.into_iter().map(|id| (id, announced.of_id(id)));
                 Ok(Known {
                     ids: known.collect(),

@@ -2,8 +2,9 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use super::{catalog::Catalog, fetch::prepare::read_all};
+use super::{catalog::Catalog, fetch::prepare::read_all, gate::Gate};
 use crate::{
+    audience::Asker,
     content::{BLOCK_LEN, BlockSet, Collection, ContentId, Entry, Provider, TrustPolicy},
     net::wire::{MAX_MANIFESTS, MAX_REPLY_LEN, Query, Reply},
     store::{State, Store, StoreError},
@@ -25,13 +26,19 @@ const MAX_LISTING_TOLD: u64 = 16 * 1024 * 1024;
 #[derive(Clone)]
 pub(crate) struct Known {
     pub(crate) store: Store,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) asker: Asker,
     pub(crate) catalog: Arc<Catalog>,
     /// Other providers of the content asked for.
     pub(crate) providers: Vec<Provider>,
 }
 
-/// Answers a query.
+/// Answers a query. What is not for the asker is answered as if it were not here, and as soon.
 pub(crate) async fn answer(known: Known, query: Query) -> Reply {
+    let (known, query) = match admit(known, query).await {
+        Ok(admitted) => admitted,
+        Err(reply) => return reply,
+    };
     if let Query::Have {
         content,
         entries,
@@ -47,6 +54,47 @@ pub(crate) async fn answer(known: Known, query: Query) -> Reply {
         })
     });
     answered.await.unwrap_or(Reply::Busy)
+}
+
+/// The content that a query is about.
+fn subject(query: &Query) -> Option<ContentId> {
+    match query {
+        Query::Have { content, .. }
+        | Query::Manifests { content }
+        | Query::Outline { content, .. }
+        | Query::Providers { content } => Some(*content),
+        _ => None,
+    }
+}
+
+/// What is said of content that is not here.
+fn nothing(query: &Query) -> Reply {
+    match query {
+        Query::Manifests { .. } => Reply::Manifests {
+            manifests: Vec::new(),
+            more: false,
+        },
+        Query::Providers { .. } => Reply::Providers {
+            providers: Vec::new(),
+        },
+        _ => Reply::NotFound,
+    }
+}
+
+/// Lets a query through if the asker may have what it is about.
+async fn admit(known: Known, query: Query) -> Result<(Known, Query), Reply> {
+    let Some(id) = subject(&query).filter(|_| !known.gate.is_idle()) else {
+        return Ok((known, query));
+    };
+    let judged = tokio::task::spawn_blocking(move || {
+        let allowed = known.gate.allows(&known.store, id, &known.asker);
+        (allowed, known)
+    });
+    match judged.await {
+        Ok((Ok(true), known)) => Ok((known, query)),
+        Ok((Ok(false), _)) => Err(nothing(&query)),
+        _ => Err(Reply::Busy),
+    }
 }
 
 async fn wait_for_news(store: &Store, id: ContentId, entries: bool, count: u32) {
@@ -83,7 +131,7 @@ fn answer_now(known: &Known, query: &Query) -> Result<Reply, StoreError> {
             content,
             entries: true,
             ..
-        } => have_entries(store, *content)?,
+        } => have_entries(known, *content)?,
         Query::Manifests { content } => {
             let manifests = store.manifests(*content)?;
             Reply::Manifests {
@@ -100,12 +148,12 @@ fn answer_now(known: &Known, query: &Query) -> Result<Reply, StoreError> {
             providers: known.providers.clone(),
         },
         Query::Catalog { after } => {
-            let (manifests, more) = known.catalog.page(*after);
+            let (manifests, more) = known.catalog.page(*after, &known.asker);
             Reply::Manifests { manifests, more }
         }
         Query::Cancel { .. } => Reply::Cancelled,
         Query::Search { text } => Reply::Manifests {
-            manifests: known.catalog.search(text),
+            manifests: known.catalog.search(text, &known.asker),
             more: false,
         },
     })
@@ -140,7 +188,8 @@ fn outline(store: &Store, id: ContentId, page: Option<u32>) -> Result<Reply, Sto
 }
 
 /// What is held of the entries of a folder, in its piece space.
-fn have_entries(store: &Store, id: ContentId) -> Result<Reply, StoreError> {
+fn have_entries(known: &Known, id: ContentId) -> Result<Reply, StoreError> {
+    let store = &known.store;
     let Some(content) = store.content(id)?.filter(|content| content.is_complete()) else {
         return Ok(Reply::NotFound);
     };
@@ -163,6 +212,7 @@ fn have_entries(store: &Store, id: ContentId) -> Result<Reply, StoreError> {
     for (entry, state) in entries.into_iter().zip(states) {
         let blocks = u32::try_from(entry.size.div_ceil(BLOCK_LEN as u64)).unwrap_or(u32::MAX);
         let held = match state {
+            Some(_) if !known.gate.allows(store, entry.content, &known.asker)? => BlockSet::new(0),
             Some((State::Complete, size)) if size == entry.size => BlockSet::full(blocks),
             Some((State::Partial, _)) => held_partly(store, entry.content)?,
             _ => BlockSet::new(0),

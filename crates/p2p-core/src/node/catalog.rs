@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
 
 use crate::{
+    audience::{Asker, Audience},
     content::{ContentId, SignedManifest},
     net::wire::MAX_MANIFESTS,
 };
@@ -19,15 +20,20 @@ pub(crate) struct Catalog {
 struct Entry {
     manifest: SignedManifest,
     folded: String,
+    audience: Audience,
 }
 
 impl Catalog {
-    /// Shows a share.
-    pub(crate) fn insert(&mut self, manifest: SignedManifest) {
+    /// Shows a share to those it is for.
+    pub(crate) fn insert(&mut self, manifest: SignedManifest, audience: Audience) {
         let claims = manifest.claims();
-        let folded = fold(&claims.name);
-        self.shares
-            .insert(claims.content, Entry { manifest, folded });
+        let id = claims.content;
+        let entry = Entry {
+            folded: fold(&claims.name),
+            manifest,
+            audience,
+        };
+        self.shares.insert(id, entry);
     }
 
     /// Shows it no longer.
@@ -36,9 +42,14 @@ impl Catalog {
     }
 
     /// The shares after this id, as many as one reply holds, and whether more follow.
-    pub(crate) fn page(&self, after: Option<ContentId>) -> (Vec<SignedManifest>, bool) {
+    pub(crate) fn page(
+        &self,
+        after: Option<ContentId>,
+        asker: &Asker,
+    ) -> (Vec<SignedManifest>, bool) {
         let start = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        let mut rest = self.shares.range((start, std::ops::Bound::Unbounded));
+        let rest = self.shares.range((start, std::ops::Bound::Unbounded));
+        let mut rest = rest.filter(|(_, entry)| entry.audience.includes(asker));
         let page: Vec<SignedManifest> = rest
             .by_ref()
             .take(MAX_MANIFESTS)
@@ -48,14 +59,14 @@ impl Catalog {
     }
 
     /// Shares whose name contains the text, whatever the case and the accents.
-    pub(crate) fn search(&self, text: &str) -> Vec<SignedManifest> {
+    pub(crate) fn search(&self, text: &str, asker: &Asker) -> Vec<SignedManifest> {
         let wanted = fold(text);
         if wanted.is_empty() {
             return Vec::new();
         }
         self.shares
             .values()
-            .filter(|entry| entry.folded.contains(&wanted))
+            .filter(|entry| entry.folded.contains(&wanted) && entry.audience.includes(asker))
             .take(MAX_MANIFESTS)
             .map(|entry| entry.manifest.clone())
             .collect()
@@ -76,6 +87,12 @@ mod tests {
     use super::*;
     use crate::content::{Kind, PublisherSecret};
 
+    fn anyone() -> Asker {
+        let key = crate::net::NodeKey::from_secret([1; 32]).unwrap();
+        let (peer, near) = (key.node_id().unwrap(), false);
+        Asker { peer, near }
+    }
+
     fn manifest(name: &str) -> SignedManifest {
         let secret = PublisherSecret::from_bytes([7; 32]);
         let id = ContentId::of(name.as_bytes());
@@ -86,10 +103,10 @@ mod tests {
     fn names_are_found_without_case_and_accents() {
         let mut catalog = Catalog::default();
         for name in ["Canção do Mar.ogg", "ΑΘΗΝΑ.txt", "Straße.pdf", "notes"] {
-            catalog.insert(manifest(name));
+            catalog.insert(manifest(name), Audience::Everyone);
         }
         let found = |text: &str| -> Vec<String> {
-            let manifests = catalog.search(text);
+            let manifests = catalog.search(text, &anyone());
             manifests.iter().map(|m| m.claims().name.clone()).collect()
         };
         assert_eq!(found("cancao"), ["Canção do Mar.ogg"]);
@@ -104,14 +121,38 @@ mod tests {
     fn pages_follow_each_other_without_a_gap() {
         let mut catalog = Catalog::default();
         for n in 0..MAX_MANIFESTS + 10 {
-            catalog.insert(manifest(&format!("file {n}")));
+            catalog.insert(manifest(&format!("file {n}")), Audience::Everyone);
         }
-        let (first, more) = catalog.page(None);
+        let (first, more) = catalog.page(None, &anyone());
         assert_eq!((first.len(), more), (MAX_MANIFESTS, true));
         let last = first.last().map(|m| m.claims().content);
-        let (second, more) = catalog.page(last);
+        let (second, more) = catalog.page(last, &anyone());
         assert_eq!((second.len(), more), (10, false));
         catalog.remove(second[0].claims().content);
-        assert_eq!(catalog.page(last).0.len(), 9);
+        assert_eq!(catalog.page(last, &anyone()).0.len(), 9);
+    }
+
+    #[test]
+    fn a_share_is_shown_to_those_it_is_for() {
+        let mut catalog = Catalog::default();
+        catalog.insert(manifest("for the house"), Audience::Lan);
+        catalog.insert(manifest("for nobody"), Audience::Peers([].into()));
+        let (stranger, neighbour) = (
+            anyone(),
+            Asker {
+                near: true,
+                ..anyone()
+            },
+        );
+        assert!(catalog.search("for", &stranger).is_empty());
+        assert_eq!(catalog.page(None, &stranger), (Vec::new(), false));
+        assert_eq!(
+            catalog.search("for", &neighbour),
+            [manifest("for the house")]
+        );
+        assert_eq!(
+            catalog.page(None, &neighbour).0,
+            [manifest("for the house")]
+        );
     }
 }

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     announce::Announced,
+    audience::Audience,
     content::{Address, ContentId, NodeId, SignedManifest},
     net::{
         NetFault,
@@ -26,6 +27,8 @@ pub(super) enum Command {
         manifest: Box<SignedManifest>,
         /// Not shown in the catalog, nor found by name.
         unlisted: bool,
+        /// Whom it is for.
+        audience: Audience,
         /// Files of the folder, announced after it.
         entries: Vec<ContentId>,
     },
@@ -37,6 +40,8 @@ pub(super) enum Command {
         manifest: Box<SignedManifest>,
         /// Not shown in the catalog, nor found by name.
         unlisted: bool,
+        /// Whom it is for.
+        audience: Audience,
         /// Files of the folder that were not in it before.
         added: Vec<ContentId>,
         /// Those that are not here any more.

@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     announce::Announcer,
+    audience::Audience,
     content::{Address, ContentId, NodeId, SignedManifest},
     net::{GroupId, NetEvent, UploadId},
     peers::{FoundBy, PeerChange},
@@ -398,18 +399,20 @@ impl Driver {
             Command::Shared {
                 manifest,
                 unlisted,
+                audience,
                 entries,
-            } => self.shared(*manifest, unlisted, entries),
+            } => self.shared(*manifest, unlisted, audience, &entries),
             Command::Renewed {
                 before,
                 manifest,
                 unlisted,
+                audience,
                 added,
                 removed,
             } => {
                 let id = manifest.claims().content;
                 self.withdraw(&removed);
-                self.shared(*manifest, unlisted, added);
+                self.shared(*manifest, unlisted, audience, &added);
                 if let Some(before) = before.filter(|before| *before != id) {
                     self.withdraw(&[before]);
                     self.hands.tell(Event::Unshared { id: before });
@@ -468,18 +471,30 @@ impl Driver {
         }
     }
 
-    fn shared(&mut self, manifest: SignedManifest, unlisted: bool, entries: Vec<ContentId>) {
+    fn shared(
+        &mut self,
+        manifest: SignedManifest,
+        unlisted: bool,
+        audience: Audience,
+        entries: &[ContentId],
+    ) {
         let claims = manifest.claims();
         let (id, name, size) = (claims.content, claims.name.clone(), claims.size);
-        self.announce(id, Pace::Now);
-        for entry in entries {
-            self.announce(entry, Pace::Spread);
+        if audience == Audience::Everyone {
+            self.announce(id, Pace::Now);
+            for entry in entries {
+                self.announce(*entry, Pace::Spread);
+            }
+        } else {
+            // It may have been for everyone before.
+            self.withdraw(entries);
+            self.withdraw(&[id]);
         }
         let catalog = Arc::make_mut(&mut self.catalog);
         if unlisted {
             catalog.remove(id);
         } else {
-            catalog.insert(manifest);
+            catalog.insert(manifest, audience);
         }
         self.dirty = true;
         self.hands.tell(Event::Shared { id, name, size });
@@ -530,7 +545,9 @@ impl Driver {
             let id = concluded.id;
             match concluded.summary {
                 Summary::Fetched(fetched) => {
-                    self.announce(id, Pace::Now);
+                    if self.hands.gate.is_open_at(&fetched.path) {
+                        self.announce(id, Pace::Now);
+                    }
                     self.hands.tell(Event::FetchCompleted {
                         id,
                         path: fetched.path,

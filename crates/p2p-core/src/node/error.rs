@@ -99,6 +99,9 @@ pub enum ShareError {
     /// The node keeps everything in memory, and shares no files.
     #[error("a node in memory shares no files: give it their bytes, by `share_bytes`")]
     InMemory,
+    /// The share is for more peers than can be named.
+    #[error("a share can be for at most 1000 peers")]
+    TooManyPeers,
     /// Nothing is shared under this id or path.
     #[error("{0} is not shared")]
     NotShared(String),
@@ -114,7 +117,7 @@ impl ShareError {
         match self {
             Self::Import(ImportError::NotFound { .. }) | Self::NotShared(_) => "not_found",
             Self::Store(error) => store_code(error),
-            Self::Name(_) | Self::Folder(_) | Self::InMemory => "usage",
+            Self::Name(_) | Self::Folder(_) | Self::InMemory | Self::TooManyPeers => "usage",
             Self::Import(_) => "io",
             Self::Stopped(_) => "stopped",
         }

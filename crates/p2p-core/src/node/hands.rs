@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::{Instant, SystemTime},
 };
 
@@ -16,9 +17,11 @@ use super::{
     error::{ConnectError, FetchError},
     event::Event,
     fetch::{prepare::Prepared, receive::Report},
+    gate::Gate,
     upload::Served,
 };
 use crate::{
+    audience::Asker,
     content::{Address, ContentId, NodeId},
     download::RequestId,
     net::{
@@ -107,6 +110,7 @@ pub(crate) struct Hands {
     pub(crate) local: NodeId,
     pub(crate) net: Net,
     pub(crate) store: Store,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) peers: Peers,
     pub(crate) asked: HashMap<QueryId, Asked>,
     pub(crate) lookups: HashMap<LookupId, LookupFor>,
@@ -217,7 +221,13 @@ impl Hands {
         self.peers
             .info(peer)
             .and_then(|info| info.remote.as_ref())
-            .is_some_and(Address::is_private)
+            .is_some_and(|address| address.is_private() && !address.is_relayed())
+    }
+
+    /// A peer as one who asks for something.
+    pub(crate) fn asker(&self, peer: NodeId) -> Asker {
+        let near = self.is_near(peer);
+        Asker { peer, near }
     }
 
     /// Changes the rate limits, also of what is under way; whom they spare, for what begins from now on.

@@ -67,6 +67,7 @@ pub(super) fn share_infos(store: &Store, sizes: &FolderSizes) -> Result<Vec<Shar
             kind: share.kind,
             unlisted: share.unlisted,
             watched: share.watched,
+            audience: share.audience,
             announced: Announcement::Off,
         });
     }
@@ -102,6 +103,7 @@ pub(super) fn unshare(
             state: ShareState::Ok,
             unlisted: share.unlisted,
             watched: share.watched,
+            audience: share.audience,
             announced: Announcement::Off,
         };
         ended.push((info, gone));

@@ -12,6 +12,7 @@ mod event;
 pub(crate) mod fetch;
 mod fetching;
 mod follow;
+mod gate;
 mod hands;
 mod inventory;
 mod keys;
@@ -58,6 +59,7 @@ use self::{
     driver::{Driver, clock},
     event::EVENT_QUEUE,
     follow::{Followed, Follower},
+    gate::Gate,
     hands::{Hands, Rates},
     inventory::FolderSizes,
     status::Published,
@@ -94,6 +96,7 @@ struct Inner {
     events: broadcast::Sender<Event>,
     published: watch::Receiver<Published>,
     follower: Follower,
+    gate: Arc<Gate>,
     folder_sizes: Arc<FolderSizes>,
     started: Instant,
 }
@@ -145,10 +148,12 @@ impl Node {
         let Opened {
             keys,
             store,
+            gate,
             catalog,
             peers,
             watched: _,
         } = opened;
+        let gate = Arc::new(gate);
         let net = Net::start(
             &keys.node,
             &config.network,
@@ -169,6 +174,7 @@ impl Node {
             local: keys.node_id(),
             net,
             store: store.clone(),
+            gate: Arc::clone(&gate),
             peers,
             asked: HashMap::new(),
             lookups: HashMap::new(),
@@ -199,6 +205,7 @@ impl Node {
                 follower: Follower::start(
                     store.clone(),
                     Arc::clone(&keys),
+                    Arc::clone(&gate),
                     &command_tx,
                     events.clone(),
                 ),
@@ -209,6 +216,7 @@ impl Node {
                 commands: command_tx,
                 events,
                 published: watching,
+                gate,
                 folder_sizes: Arc::default(),
                 started: now,
             }),
@@ -324,6 +332,10 @@ impl Node {
         &self.inner.store
     }
 
+    fn gate(&self) -> &Arc<Gate> {
+        &self.inner.gate
+    }
+
     /// Whether it writes nothing to any disk.
     pub(crate) fn is_in_memory(&self) -> bool {
         self.inner.in_memory
@@ -408,6 +420,7 @@ fn keys_of(config: &Config) -> Result<Arc<Keys>, KeyError> {
 struct Opened {
     keys: Arc<Keys>,
     store: Store,
+    gate: Gate,
     catalog: Catalog,
     peers: Peers,
     watched: Vec<Followed>,
@@ -431,11 +444,13 @@ impl Opened {
         let mut catalog = Catalog::default();
         let ours = keys.publisher();
         let mut watched = Vec::new();
-        for (path, share) in store.shares()? {
+        let shares = store.shares()?;
+        let gate = Gate::of(shares.iter().map(|(path, share)| (path.as_path(), share)));
+        for (path, share) in shares {
             if !share.unlisted {
                 let signed = store.manifests(share.id)?.into_iter();
                 let by_us = signed.filter(|manifest| manifest.claims().publisher == ours);
-                by_us.for_each(|manifest| catalog.insert(manifest));
+                by_us.for_each(|manifest| catalog.insert(manifest, share.audience.clone()));
             }
             if share.watched {
                 watched.push(Followed::again(path, share));
@@ -448,6 +463,7 @@ impl Opened {
         Ok(Self {
             keys,
             store,
+            gate,
             catalog,
             peers,
             watched,

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     announce::Announced,
+    audience::Audience,
     content::{
         Collection, ContentId, Entry, Kind, NodeId, Provider, PublisherKey, SignedManifest, Ticket,
         TrustPolicy,
@@ -185,6 +186,9 @@ impl Node {
             }
         }
         let ended: Vec<ShareInfo> = ended.into_iter().map(|(info, _)| info).collect();
+        for info in &ended {
+            self.gate().set(&info.path, Audience::Everyone);
+        }
         let paths: Vec<PathBuf> = ended.iter().map(|info| info.path.clone()).collect();
         self.unfollow(paths).await?;
         Ok(ended)

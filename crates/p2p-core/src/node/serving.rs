@@ -75,6 +75,8 @@ impl Driver {
         };
         let known = Known {
             store: self.hands.store.clone(),
+            gate: Arc::clone(&self.hands.gate),
+            asker: self.hands.asker(peer),
             catalog: Arc::clone(&self.catalog),
             providers,
         };
@@ -182,9 +184,11 @@ impl Driver {
             return self.admission.on_ended(upload);
         }
         let store = self.hands.store.clone();
+        let gate = Arc::clone(&self.hands.gate);
+        let asker = self.hands.asker(entry.peer);
         self.hands.jobs.spawn_blocking(move || Job::Uploaded {
             upload,
-            served: upload::serve(&store, &request, &frames, &limit),
+            served: upload::serve(&store, (&gate, asker), &request, &frames, &limit),
         });
     }
 

@@ -16,9 +16,10 @@ use futures::future::BoxFuture;
 
 use super::{
     Node, blocking, command::Command, driver::clock, error::ShareError, follow::Followed,
-    keys::Keys,
+    gate::Gate, keys::Keys,
 };
 use crate::{
+    audience::{Audience, MAX_PEERS},
     content::{Collection, ContentId, Entry, Kind, SignedManifest, Ticket},
     store::{ImportError, Imported, Look, Progress, ShareRecord, State, Store},
 };
@@ -75,6 +76,8 @@ pub struct ShareInfo {
     pub unlisted: bool,
     /// Whether the node keeps up with what becomes of it.
     pub watched: bool,
+    /// Whom it is for.
+    pub audience: Audience,
     /// How it stands with the DHT.
     pub announced: Announcement,
 }
@@ -117,6 +120,7 @@ pub struct Share {
     copy: bool,
     watch: bool,
     keep: bool,
+    audience: Audience,
     on_progress: OnProgress,
 }
 
@@ -163,6 +167,7 @@ impl Share {
             copy: false,
             watch: false,
             keep: false,
+            audience: Audience::Everyone,
             on_progress: Box::new(|_, _| {}),
         }
     }
@@ -206,6 +211,14 @@ impl Share {
         self
     }
 
+    /// Whom it is for; by default everyone. To everyone else the node answers as if it had never heard of it. It is found by
+    /// connected peers and by its tickets, not in the DHT. A folder within another share narrows that. Those who have
+    /// fetched it are not bound by this, and share it with whomever they like.
+    pub fn audience(mut self, audience: Audience) -> Self {
+        self.audience = audience;
+        self
+    }
+
     /// Calls this with bytes hashed and bytes to hash, from several threads.
     pub fn on_progress(mut self, told: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
         self.on_progress = Box::new(told);
@@ -217,12 +230,18 @@ impl Share {
         if node.is_in_memory() && matches!(self.source, Source::Path(_)) {
             return Err(ShareError::InMemory);
         }
+        if let Audience::Peers(peers) = &self.audience
+            && peers.len() > MAX_PEERS
+        {
+            return Err(ShareError::TooManyPeers);
+        }
         let followed = match &self.source {
             Source::Path(path) if self.watch && !self.copy => Some(Followed {
                 path: std::path::absolute(path).unwrap_or_else(|_| path.clone()),
                 name: self.name.clone(),
                 unlisted: self.unlisted,
                 keep: self.keep,
+                audience: self.audience.clone(),
                 expected: true,
             }),
             _ => None,
@@ -236,11 +255,14 @@ impl Share {
             copy: self.copy,
             watch: self.watch,
             keep: self.keep,
+            audience: self.audience.clone(),
+            gate: Arc::clone(node.gate()),
             on_progress: self.on_progress,
             cancel: CancelOnDrop::default(),
         };
         let cancel = import.cancel.clone();
         let unlisted = self.unlisted;
+        let audience = self.audience;
         let made = blocking(move || import.run()).await?;
         drop(cancel);
         let is_missing = matches!(&made, Err(ShareError::Import(ImportError::NotFound { .. })));
@@ -264,6 +286,7 @@ impl Share {
         node.send(Command::Shared {
             manifest: Box::new(manifest.clone()),
             unlisted,
+            audience,
             entries: hashed.entries,
         })
         .await?;
@@ -321,6 +344,8 @@ struct Import {
     copy: bool,
     watch: bool,
     keep: bool,
+    audience: Audience,
+    gate: Arc<Gate>,
     on_progress: OnProgress,
     cancel: CancelOnDrop,
 }
@@ -357,25 +382,38 @@ struct Made {
 }
 
 impl Import {
+    /// Restricts the share first if it is not for everyone, and opens it last if it is.
     fn run(self) -> Result<Made, ShareError> {
-        let (path, hashed) = match &self.source {
-            Source::Path(path) => {
-                let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-                let hashed = if path.is_dir() {
-                    self.folder(&path)?
-                } else {
-                    self.file(&path)?
-                };
-                (path, hashed)
+        let path = match &self.source {
+            Source::Path(path) => std::fs::canonicalize(path).unwrap_or_else(|_| path.clone()),
+            Source::Bytes(bytes) => self.store.object_path(ContentId::of(bytes)),
+        };
+        if self.audience != Audience::Everyone {
+            self.gate.set(&path, self.audience.clone());
+        }
+        let made = self.import(&path);
+        let audience = match &made {
+            Ok(_) => self.audience,
+            // It is as it was before.
+            Err(_) => {
+                let before = self.store.share(&path)?;
+                before.map_or(Audience::Everyone, |share| share.audience)
             }
-            Source::Bytes(bytes) => {
-                let content = Imported {
-                    id: self.store.put_object(bytes)?,
-                    size: bytes.len() as u64,
-                    attributes: None,
-                };
-                (self.store.object_path(content.id), Hashed::of_file(content))
-            }
+        };
+        self.gate.set(&path, audience);
+        made
+    }
+
+    fn import(&self, path: &Path) -> Result<Made, ShareError> {
+        let path = path.to_path_buf();
+        let hashed = match &self.source {
+            Source::Path(_) if path.is_dir() => self.folder(&path)?,
+            Source::Path(_) => self.file(&path)?,
+            Source::Bytes(bytes) => Hashed::of_file(Imported {
+                id: self.store.put_object(bytes)?,
+                size: bytes.len() as u64,
+                attributes: None,
+            }),
         };
         let name = self.name.clone().unwrap_or_else(|| name_of(&path));
         let content = hashed.content.with_attributes_if(self.keep);
@@ -388,6 +426,7 @@ impl Import {
             added: now_unix(),
             watched: self.watch && !self.copy,
             keep: self.keep,
+            audience: self.audience.clone(),
         };
         self.store.add_share(&path, &record)?;
         Ok(Made {
@@ -401,6 +440,10 @@ impl Import {
     fn file(&self, path: &Path) -> Result<Hashed, ShareError> {
         let progress = Progress::new(&*self.on_progress, &self.cancel.0);
         let content = if self.copy {
+            if self.audience != Audience::Everyone {
+                // The copy does not lie where the file does, and can be asked for as soon as it is there.
+                self.gate.add(self.store.hash(path, &progress)?, path);
+            }
             self.store.copy_in(path, &progress)?
         } else {
             self.store.import_file(path, &progress)?
@@ -426,6 +469,9 @@ impl Import {
         let ids = entries.iter().map(|entry| entry.content).collect();
         let collection = Collection::from_entries(entries)?;
         let bytes = collection.encode();
+        if self.audience != Audience::Everyone {
+            self.gate.add(ContentId::of(&bytes), path);
+        }
         Ok(Hashed {
             kind: Kind::Collection,
             content: Imported {

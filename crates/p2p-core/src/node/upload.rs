@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::sync::mpsc;
 
-use super::driver::clock;
+use super::{driver::clock, gate::Gate};
 use crate::{
+    audience::Asker,
     content::{BlockIndex, ContentId},
     net::wire::{BlocksItem, BlocksRequest, EndStatus, Frame, ItemStatus},
     rate::RateLimit,
@@ -28,12 +29,15 @@ struct Gone;
 /// Serves a request. Blocks the thread.
 pub(crate) fn serve(
     store: &Store,
+    (gate, asker): (&Gate, Asker),
     request: &BlocksRequest,
     frames: &mpsc::Sender<Frame>,
     limit: &RateLimit,
 ) -> Served {
     let mut upload = Upload {
         store,
+        gate,
+        asker,
         frames,
         limit,
         served: Served::default(),
@@ -54,6 +58,8 @@ pub(crate) fn serve(
 
 struct Upload<'a> {
     store: &'a Store,
+    gate: &'a Gate,
+    asker: Asker,
     frames: &'a mpsc::Sender<Frame>,
     limit: &'a RateLimit,
     served: Served,
@@ -72,7 +78,12 @@ impl Upload<'_> {
     }
 
     fn item(&mut self, number: u16, item: &BlocksItem) -> Result<(), Gone> {
-        let content = match self.store.content(item.content) {
+        let allowed = self.gate.allows(self.store, item.content, &self.asker);
+        let found = allowed.and_then(|allowed| match allowed {
+            true => self.store.content(item.content),
+            false => Ok(None),
+        });
+        let content = match found {
             Ok(Some(content)) => content,
             Ok(None) => return self.fail(number, ItemStatus::NotFound),
             Err(error) => {

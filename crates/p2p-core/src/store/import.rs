@@ -104,6 +104,17 @@ impl Store {
         entry.map_or(Err(ImportError::NotFound { path }), |(_, file)| Ok(file))
     }
 
+    /// The id of a file, which is not remembered.
+    ///
+    /// # Errors
+    /// [`ImportError`].
+    pub fn hash(&self, path: &Path, progress: &Progress<'_>) -> Result<ContentId, ImportError> {
+        let fs = &*self.shared.fs;
+        let (path, stat) = plain_file(fs, path)?;
+        let meter = Meter::new(progress, stat.stamp.size);
+        Ok(hash_file(fs, &path, cores(), &meter)?.id)
+    }
+
     /// Imports every file of a folder, like [`Store::import_file`]. Links in it are not followed; they, special files
     /// and partial files are left out and listed. The index is written once for up to 10,000 files.
     ///

@@ -464,6 +464,18 @@ impl Store {
             .collect())
     }
 
+    /// Where a content is, or was when that was last looked at; `None` if the store does not know it.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn place(&self, id: ContentId) -> Result<Option<PathBuf>, StoreError> {
+        let record = self.shared.index.content(id)?;
+        Ok(record.map(|record| match record.place {
+            Place::Object => self.shared.object_path(id),
+            Place::File(path) | Place::Part(path) => files::from_bytes(&path),
+        }))
+    }
+
     /// Looks at the files of a content again: a file that is back as it was makes it `Complete`, one that was
     /// written to `Changed`, none `Missing`. Reads no content. `None` if the store does not know it.
     ///

@@ -4,6 +4,7 @@
 
 use bincode::{Decode, Encode};
 
+use crate::audience::Audience;
 use crate::content::encoding::{decode, encode};
 use crate::content::{BlockSet, ChainingValue, ContentId, Kind};
 
@@ -104,6 +105,8 @@ pub struct ShareRecord {
     pub watched: bool,
     /// Whether it is shared with the times and executable bits of its files.
     pub keep: bool,
+    /// Whom it is for.
+    pub audience: Audience,
 }
 
 /// Table `pins`: content id → this.
@@ -326,8 +329,18 @@ mod tests {
             added: 7,
             watched: true,
             keep: false,
+            audience: Audience::Everyone,
         };
-        holds(&share, &format!("01{ids}01016e00070100"));
+        holds(&share, &format!("01{ids}01016e0007010000"));
+        let peer = crate::content::NodeId::from_bytes(
+            &[[0, 36, 8, 1, 18, 32].as_slice(), &[9; 32]].concat(),
+        );
+        let share = ShareRecord {
+            audience: Audience::Peers([peer.unwrap()].into()),
+            ..share
+        };
+        let peer = format!("26002408011220{}", "09".repeat(32));
+        holds(&share, &format!("01{ids}01016e000701000201{peer}"));
         holds(&PinRecord { added: 300 }, "01fb2c01");
     }
 

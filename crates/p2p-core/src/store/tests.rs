@@ -1053,6 +1053,7 @@ fn forgetting() {
         added: 7,
         watched: false,
         keep: false,
+        audience: Default::default(),
     };
     store.add_share(&share, &record).unwrap();
     assert_eq!(store.shares().unwrap(), [(share.clone(), record.clone())]);

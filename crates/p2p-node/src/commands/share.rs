@@ -32,7 +32,8 @@ pub fn request(args: ShareArgs) -> Result<ShareRequest, Failure> {
         paths,
         copy: args.copy,
         name: args.name,
-        unlisted: args.unlisted,
+        unlisted: args.unlisted || args.policy.is_unlisted(),
+        policy: args.policy,
         watch: args.watch,
         keep: args.keep,
     })
@@ -66,7 +67,8 @@ async fn share_one(
         .copy(request.copy)
         .unlisted(request.unlisted)
         .watch(request.watch)
-        .keep(request.keep);
+        .keep(request.keep)
+        .audience(request.policy.audience());
     if let Some(name) = &request.name {
         share = share.name(name.clone());
     }

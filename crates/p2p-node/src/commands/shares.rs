@@ -3,6 +3,7 @@
 use p2p_core::{Announcement, ShareInfo, ShareState};
 
 use super::{Outbox, kind_name, path_text};
+use crate::config::policy;
 use crate::context::Context;
 use crate::control::protocol::{Reply, ShareReply};
 use crate::exit::Failure;
@@ -34,6 +35,7 @@ pub fn describe(share: &ShareInfo) -> ShareReply {
         kind: kind_name(share.kind),
         path: path_text(&share.path),
         unlisted: share.unlisted,
+        policy: policy::describe(&share.audience),
         watched: share.watched,
         announced: announced.to_owned(),
         announced_ago,

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use p2p_core::{Address, Config, DhtMode, PublisherKey, RelayMode, TrustPolicy};
+use p2p_core::{Address, Audience, Config, DhtMode, PublisherKey, RelayMode, TrustPolicy};
 use serde::{Deserialize, Serialize};
 
 use super::ConfiguredShare;
+pub use super::policy::SharePolicy;
 use crate::control::endpoint::Endpoint;
 use crate::control::text;
 use crate::units::{Rate, Size};
@@ -42,17 +43,6 @@ pub struct ShareTable {
     pub keep: bool,
     #[serde(default)]
     pub policy: SharePolicy,
-}
-
-/// Who gets to see a share. Whoever has the id of one can fetch it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SharePolicy {
-    /// Everyone: it is in the catalog and found by its name.
-    #[default]
-    Public,
-    /// Only those who have the id or a ticket; the same as `unlisted = true`.
-    Unlisted,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -251,11 +241,13 @@ impl ConfigFile {
             unlisted: false,
             watch: false,
             keep: false,
+            audience: Audience::Everyone,
         });
         let tables = self.share.iter().map(|share| ConfiguredShare {
             path: share.path.clone(),
             name: share.name.clone(),
-            unlisted: share.unlisted || share.policy == SharePolicy::Unlisted,
+            unlisted: share.unlisted || share.policy.is_unlisted(),
+            audience: share.policy.audience(),
             watch: share.watch,
             keep: share.keep,
         });

@@ -6,10 +6,11 @@
 pub mod diagnose;
 pub mod file;
 mod locate;
+pub mod policy;
 
 use std::path::{Path, PathBuf};
 
-use p2p_core::{Config, NetworkKey, TrustPolicy};
+use p2p_core::{Audience, Config, NetworkKey, TrustPolicy};
 
 use crate::control::endpoint::Endpoint;
 use crate::exit::Failure;
@@ -25,6 +26,7 @@ pub struct ConfiguredShare {
     pub unlisted: bool,
     pub watch: bool,
     pub keep: bool,
+    pub audience: Audience,
 }
 
 /// Checked settings, ready to start a node with.

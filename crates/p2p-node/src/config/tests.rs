@@ -1,5 +1,7 @@
 use std::path::{Path, PathBuf};
 
+use p2p_core::Audience;
+
 use super::*;
 
 fn parse(text: &str) -> Result<Settings, Failure> {
@@ -138,4 +140,20 @@ fn a_share_can_be_kept_out_of_the_catalog_by_its_policy() {
     assert_eq!(unlisted, [true, false]);
     let message = complaint("[[share]]\npath = \"a\"\npolicy = \"friends\"\n");
     assert!(message.contains("unlisted"), "{message}");
+}
+
+#[test]
+fn a_share_can_be_for_the_local_network_or_for_some_peers() {
+    let peer = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+    let text = format!(
+        "[[share]]\npath = \"a\"\npolicy = \"lan\"\n[[share]]\npath = \"b\"\npolicy = [\"{peer}\"]\n"
+    );
+    let settings = parse(&text).expect("a right file");
+    let peers = Audience::Peers([peer.parse().unwrap()].into());
+    let audiences = settings.shares.iter().map(|share| share.audience.clone());
+    assert_eq!(audiences.collect::<Vec<_>>(), [Audience::Lan, peers]);
+    let shown = toml::to_string(&settings.written).expect("writable");
+    assert_eq!(parse(&shown).unwrap().written, settings.written);
+    let message = complaint("[[share]]\npath = \"a\"\npolicy = [\"me\"]\n");
+    assert!(message.contains("\"me\" is no peer id"), "{message}");
 }

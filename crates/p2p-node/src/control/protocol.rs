@@ -11,6 +11,7 @@ use super::care::{
     CollectedReply, DamagedReply, PinReply, ReloadedReply, StatReply, VerifiedReply,
 };
 use super::text;
+use crate::config::policy::SharePolicy;
 use crate::exit::Failure;
 
 /// What a user wants done. Paths are absolute: the daemon runs in another folder.
@@ -88,6 +89,8 @@ pub struct ShareRequest {
     pub watch: bool,
     #[serde(default)]
     pub keep: bool,
+    #[serde(default)]
+    pub policy: SharePolicy,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -368,6 +371,8 @@ pub struct ShareReply {
     pub kind: String,
     pub path: String,
     pub unlisted: bool,
+    /// `public`, `lan`, or peer ids with commas in between.
+    pub policy: String,
     /// Whether the daemon keeps up with what becomes of it.
     pub watched: bool,
     /// `done`, `due`, `failed` or `off`.

@@ -139,13 +139,23 @@ fn share_text(share: &ShareReply) -> String {
     };
     let unlisted = if share.unlisted { ", unlisted" } else { "" };
     let watched = if share.watched { ", watched" } else { "" };
+    let audience = match share.policy.as_str() {
+        "public" => String::new(),
+        "lan" => ", local network only".to_owned(),
+        peers => format!(
+            ", for {} peers only",
+            peers.split(',').filter(|p| !p.is_empty()).count()
+        ),
+    };
     let (id, state) = (escape(&share.id), escape(&share.state));
     let (size, name, path) = (
         human_size(share.size),
         label(&share.name, &share.kind),
         escape(&share.path),
     );
-    format!("{id}  {size:>7}  {state:<7}  {name}  ({announced}{unlisted}{watched}; {path})")
+    format!(
+        "{id}  {size:>7}  {state:<7}  {name}  ({announced}{unlisted}{audience}{watched}; {path})"
+    )
 }
 
 fn complete_text(complete: &CompleteReply) -> String {

@@ -26,7 +26,9 @@ use self::{
     hearing::{Hearing, News},
     update::{Outcome, Renewed, Update},
 };
-use super::{command::Command, driver::clock, error::ShareError, event::Event, keys::Keys};
+use super::{
+    command::Command, driver::clock, error::ShareError, event::Event, gate::Gate, keys::Keys,
+};
 use crate::{
     content::ContentId,
     store::{State, Store},
@@ -67,6 +69,7 @@ impl Follower {
     pub(super) fn start(
         store: Store,
         keys: Arc<Keys>,
+        gate: Arc<Gate>,
         commands: &mpsc::Sender<Command>,
         events: broadcast::Sender<Event>,
     ) -> Self {
@@ -76,6 +79,7 @@ impl Follower {
         let following = Following {
             store,
             keys,
+            gate,
             commands: commands.downgrade(),
             events,
             published,
@@ -153,6 +157,7 @@ struct Standing {
 struct Following {
     store: Store,
     keys: Arc<Keys>,
+    gate: Arc<Gate>,
     /// Weak, so that the driver ends with the last handle to the node.
     commands: mpsc::WeakSender<Command>,
     events: broadcast::Sender<Event>,
@@ -330,6 +335,7 @@ impl Following {
             self.listen(&work.share, now);
         }
         let (store, keys) = (self.store.clone(), Arc::clone(&self.keys));
+        let gate = Arc::clone(&self.gate);
         let (gone, forget) = (self.watch.gone(), std::mem::take(&mut self.forget));
         let (cancel, messages) = (Arc::clone(&self.cancel), self.messages.clone());
         let look = work.clone();
@@ -339,6 +345,7 @@ impl Following {
                 let update = Update {
                     store: &store,
                     keys: &keys,
+                    gate: &gate,
                     followed: &followed,
                     work: &look,
                     gone: &gone,
@@ -422,10 +429,12 @@ impl Following {
                 standing.withdrawn = false;
                 standing.followed.expected = false;
                 let unlisted = standing.followed.unlisted;
+                let audience = standing.followed.audience.clone();
                 self.command(Command::Renewed {
                     before,
                     manifest: Box::new(manifest),
                     unlisted,
+                    audience,
                     added,
                     removed,
                 });

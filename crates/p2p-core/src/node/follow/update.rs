@@ -9,10 +9,12 @@ use std::{
 };
 
 use crate::{
+    audience::Audience,
     content::{Collection, ContentId, Entry, Kind, SignedManifest},
     node::{
         driver::clock,
         error::ShareError,
+        gate::Gate,
         inventory::entries_here,
         keys::Keys,
         share::{entries_of, name_of, now_unix, sign},
@@ -30,6 +32,7 @@ pub(in crate::node) struct Followed {
     pub(in crate::node) name: Option<String>,
     pub(in crate::node) unlisted: bool,
     pub(in crate::node) keep: bool,
+    pub(in crate::node) audience: Audience,
     /// It was there before, or is when it first appears: false ends the following when the record is gone.
     pub(in crate::node) expected: bool,
 }
@@ -43,6 +46,7 @@ impl Followed {
             path,
             unlisted: share.unlisted,
             keep: share.keep,
+            audience: share.audience,
             expected: false,
         }
     }
@@ -71,6 +75,7 @@ pub(super) struct Renewed {
 pub(super) struct Update<'a> {
     pub(super) store: &'a Store,
     pub(super) keys: &'a Keys,
+    pub(super) gate: &'a Gate,
     pub(super) followed: &'a Followed,
     pub(super) work: &'a Work,
     /// Where something was lately.
@@ -203,6 +208,7 @@ impl Update<'_> {
         let ids = ids_of(&entries);
         let collection = Collection::from_entries(entries)?;
         let bytes = collection.encode();
+        self.gate.add(ContentId::of(&bytes), &self.followed.path);
         let content = Imported {
             id: self.store.put_object(&bytes)?,
             size: bytes.len() as u64,
@@ -240,6 +246,7 @@ impl Update<'_> {
             name,
             unlisted,
             keep,
+            audience,
             ..
         } = self.followed;
         let name = name.clone().unwrap_or_else(|| name_of(path));
@@ -257,6 +264,7 @@ impl Update<'_> {
             added: before.as_ref().map_or_else(now_unix, |before| before.added),
             watched: true,
             keep: *keep,
+            audience: audience.clone(),
         };
         if !self.store.replace_share(path, was, &record)? {
             // Shared anew, or no longer, while this was hashed.
@@ -273,6 +281,7 @@ impl Update<'_> {
             && self.store.shares_of(before.id)?.is_empty()
         {
             self.store.forget(before.id, false)?;
+            self.gate.remove(before.id);
         }
         Ok(Outcome::Renewed(Box::new(Renewed {
             before: was,

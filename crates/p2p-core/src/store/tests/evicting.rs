@@ -104,6 +104,7 @@ fn what_is_in_use_pinned_shared_or_changed_stays() {
         added: 1,
         watched: false,
         keep: false,
+        audience: Default::default(),
     };
     store.add_share(&paths[2], &share).unwrap();
     fs::write(&paths[3], b"mine now").unwrap();
@@ -284,6 +285,7 @@ fn what_nothing_refers_to_is_collected() {
         added: 1,
         watched: false,
         keep: false,
+        audience: Default::default(),
     };
     store.add_share(&bench.path("folder"), &share).unwrap();
     let gone = Remote::new(2 * BLOCK, 3);

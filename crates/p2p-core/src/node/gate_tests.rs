@@ -1,0 +1,228 @@
+//! Shares that are not for everyone, between real nodes over loopback.
+
+use std::{fs, time::Duration};
+
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::{
+    Address, Config, FetchError, Node, NodeId, ShareRef,
+    net::wire::{Query, Reply},
+    node::{command::Command, share::Announcement},
+};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a stranger looks, which it does in vain.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+fn config(dir: &Path, bootstrap: Vec<Address>) -> Config {
+    let mut config = Config::default().with_data_dir(dir);
+    config.network.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+    config.network.mdns = false;
+    config.network.upnp = false;
+    config.network.bootstrap = bootstrap;
+    config.storage.min_free = 0;
+    config
+}
+
+/// What is in the folder, over and over.
+const FILES: [(&str, &str); 3] = [("a.txt", "one"), ("b/c.txt", "two"), ("b/d.txt", "three")];
+
+/// The id of one of these files.
+fn file(number: usize) -> ContentId {
+    ContentId::of(FILES[number].1.repeat(100_000).as_bytes())
+}
+
+/// A node that shares, one that it shares with, and one that it does not.
+struct House {
+    dir: tempfile::TempDir,
+    source: Node,
+    friend: Node,
+    stranger: Node,
+}
+
+impl House {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in FILES {
+            let path = dir.path().join("folder").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text.repeat(100_000)).unwrap();
+        }
+        let data = |name: &str| dir.path().join(name);
+        let source = Node::start(config(&data("source"), Vec::new())).await;
+        let source = source.unwrap();
+        let other = async |name: &str| {
+            let node = Node::start(config(&data(name), source.addresses())).await;
+            let node = node.unwrap();
+            node.connect(source.addresses()[0].clone()).await.unwrap();
+            node
+        };
+        let (friend, stranger) = (other("friend").await, other("stranger").await);
+        Self {
+            dir,
+            source,
+            friend,
+            stranger,
+        }
+    }
+
+    fn friends(&self) -> Audience {
+        Audience::Peers([self.friend.id()].into())
+    }
+
+    async fn get(&self, node: &Node, id: ContentId, name: &str) -> Result<(), FetchError> {
+        let target = self.dir.path().join(name);
+        let fetch = node.fetch(id).to(target).timeout(PATIENCE);
+        fetch.start().await?.await.map(drop)
+    }
+
+    async fn stop(self) {
+        for node in [self.stranger, self.friend, self.source] {
+            node.shutdown().await;
+        }
+    }
+}
+
+async fn ask(node: &Node, peer: NodeId, query: Query) -> Reply {
+    let (reply, answer) = oneshot::channel();
+    node.send(Command::Ask { peer, query, reply })
+        .await
+        .unwrap();
+    // An answer that waits for news would tell that there is something to have news of.
+    let answer = tokio::time::timeout(Duration::from_secs(5), answer).await;
+    answer.expect("an answer at once").unwrap().unwrap()
+}
+
+/// All that can be asked about a content.
+fn questions(content: ContentId) -> Vec<Query> {
+    let have = |entries, known| Query::Have {
+        content,
+        entries,
+        known,
+    };
+    vec![
+        have(false, None),
+        have(false, Some(0)),
+        have(true, None),
+        Query::Manifests { content },
+        Query::Outline {
+            content,
+            page: None,
+        },
+        Query::Outline {
+            content,
+            page: Some(0),
+        },
+        Query::Providers { content },
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_a_stranger_it_is_as_if_it_were_not_there() {
+    let house = House::new().await;
+    let folder = house.dir.path().join("folder");
+    let share = house.source.share(&folder).audience(house.friends());
+    let id = share.await.unwrap().id;
+
+    let source = house.source.id();
+    let unknown = ContentId::of(b"nobody has this");
+    for known in [id, file(0), file(1), file(2)] {
+        for (asked, other) in questions(known).into_iter().zip(questions(unknown)) {
+            let text = format!("{asked:?}");
+            let told = ask(&house.stranger, source, asked).await;
+            assert_eq!(told, ask(&house.stranger, source, other).await, "{text}");
+        }
+        // Who is asked for blocks says that there are none.
+        let refused = house.get(&house.stranger, known, "stolen").await;
+        assert!(
+            matches!(refused, Err(FetchError::NotFound { .. })),
+            "{refused:?}"
+        );
+    }
+    assert!(house.stranger.catalog(source).await.unwrap().is_empty());
+    assert_eq!(house.friend.catalog(source).await.unwrap().len(), 1);
+    let found = house.stranger.find("folder", PATIENCE).await.unwrap();
+    assert!(found.is_empty(), "{found:?}");
+    let shares = house.source.shares().await.unwrap();
+    assert_eq!(shares[0].audience, house.friends());
+    assert_eq!(shares[0].announced, Announcement::Off);
+    // Last, because who has it may pass it on.
+    house.get(&house.friend, id, "copy").await.unwrap();
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_a_share_is_for_can_be_changed_and_outlives_a_restart() {
+    let mut house = House::new().await;
+    let folder = house.dir.path().join("folder");
+    let open = house.source.share(&folder).await.unwrap();
+    house.get(&house.stranger, file(0), "first").await.unwrap();
+
+    // Closed: also what was served a moment ago.
+    let nobody = Audience::Peers([].into());
+    house.source.share(&folder).audience(nobody).await.unwrap();
+    for node in [&house.friend, &house.stranger] {
+        assert!(house.get(node, file(1), "second").await.is_err());
+    }
+    let data = house.dir.path().join("source");
+    house.source.shutdown().await;
+    house.source = Node::start(config(&data, Vec::new())).await.unwrap();
+    let address = house.source.addresses()[0].clone();
+    for node in [&house.friend, &house.stranger] {
+        node.connect(address.clone()).await.unwrap();
+        assert!(house.get(node, file(1), "second").await.is_err());
+    }
+
+    // A folder within it is for those whom both are for.
+    let inner = folder.join("b");
+    let share = house.source.share(&inner).audience(house.friends());
+    let inner = share.await.unwrap();
+    assert!(house.get(&house.friend, file(1), "second").await.is_err());
+    house.source.share(&folder).await.unwrap();
+    assert!(house.get(&house.stranger, file(1), "stolen").await.is_err());
+    house.get(&house.friend, file(1), "second").await.unwrap();
+    let path = ShareRef::Path(inner.path.clone());
+    house.source.unshare(path).await.unwrap();
+    house.source.share(&folder).await.unwrap();
+    house.get(&house.stranger, open.id, "all").await.unwrap();
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_bytes_and_watched_folders_are_restricted_as_well() {
+    let house = House::new().await;
+    let folder = house.dir.path().join("folder");
+    let file = house.dir.path().join("single");
+    fs::write(&file, "a single file").unwrap();
+    let source = &house.source;
+    let copied = source.share(&file).copy(true).audience(house.friends());
+    let copied = copied.await.unwrap();
+    fs::remove_file(&file).unwrap();
+    let bytes = source
+        .share_bytes("bytes", "some bytes")
+        .audience(house.friends());
+    let bytes = bytes.await.unwrap();
+    let watched = source.share(&folder).watch(true).audience(house.friends());
+    let watched = watched.await.unwrap();
+    fs::write(folder.join("new"), "a new file").unwrap();
+    let new = ContentId::of(b"a new file");
+    let renewed = async {
+        loop {
+            let shares = source.shares().await.unwrap();
+            let share = shares.iter().find(|share| share.path == folder).unwrap();
+            if share.id != watched.id {
+                return share.id;
+            }
+        }
+    };
+    let renewed = tokio::time::timeout(DEADLINE, renewed).await.unwrap();
+    let ids = [copied.id, bytes.id, new, renewed];
+    for (number, id) in ids.into_iter().enumerate() {
+        let name = |who: &str| format!("{who} {number}");
+        let stolen = house.get(&house.stranger, id, &name("s")).await;
+        assert!(stolen.is_err(), "{number}");
+        house.get(&house.friend, id, &name("f")).await.unwrap();
+    }
+    house.stop().await;
+}
