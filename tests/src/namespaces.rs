@@ -1,4 +1,5 @@
-//! Two network namespaces joined by a virtual cable: a local network of two machines, with nothing else on it.
+//! Network namespaces joined by virtual cables: a local network of two machines with nothing else on it, or two homes behind
+//! routers and a public machine between them.
 //!
 //! Each is held by a process that waits for its standard input to end, so both are gone with the test, however it ends.
 
@@ -29,21 +30,9 @@ impl Cable {
     /// # Errors
     /// Why this machine does not allow it.
     pub fn new() -> Result<Self, String> {
-        let left = Machine::new(&["unshare", "--net"], "left", false)
-            .or_else(|_| Machine::new(&["unshare", "--map-root-user", "--net"], "left", true))?;
-        let inner: Vec<OsString> = ["unshare", "--net"].map(OsString::from).into();
-        let nested: Vec<OsString> = left.enter.iter().cloned().chain(inner).collect();
-        let in_user_namespace = left.enter.contains(&"--user".into());
-        let right = Machine::new(&nested, "right", in_user_namespace)?;
-        let other = right.holder.id().to_string();
-        left.run(&[
-            "link", "add", "left", "type", "veth", "peer", "name", "right", "netns", &other,
-        ])?;
-        for (machine, address) in [(&left, "10.77.0.1/24"), (&right, "10.77.0.2/24")] {
-            machine.run(&["address", "add", address, "dev", machine.interface])?;
-            machine.run(&["link", "set", "lo", "up"])?;
-            machine.run(&["link", "set", machine.interface, "up"])?;
-        }
+        let left = Machine::first("left")?;
+        let right = left.another("right")?;
+        left.cable("left", "10.77.0.1/24", &right, "right", "10.77.0.2/24")?;
         Ok(Self { left, right })
     }
 
@@ -100,7 +89,145 @@ impl Cable {
     }
 }
 
+/// A network with its own private addresses, behind a router that translates them.
+#[derive(Debug)]
+pub struct Home {
+    /// A computer in it.
+    pub host: Machine,
+    /// Kept for as long as the network is there.
+    _router: Machine,
+}
+
+/// How a router translates addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nat {
+    /// A port of the host is the same port of the router, whoever is spoken to (RFC 4787: endpoint-independent mapping).
+    EndpointIndependent,
+    /// Another port for each connection.
+    Symmetric,
+}
+
+/// A machine with public addresses, and two homes that reach each other through it, as far as their routers let them.
+#[derive(Debug)]
+pub struct Internet {
+    pub public: Machine,
+    pub left: Home,
+    pub right: Home,
+}
+
+impl Internet {
+    /// The public address of the machine in the middle, as the left and the right home have it.
+    pub const PUBLIC: [&str; 2] = ["45.0.1.1", "45.0.2.1"];
+
+    /// Makes the namespaces, the cables, and the routers' rules.
+    ///
+    /// # Errors
+    /// Why this machine does not allow it.
+    pub fn new(left: Nat, right: Nat) -> Result<Self, String> {
+        let public = Machine::first("wan")?;
+        public.execute(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])?;
+        let left = Home::new(&public, 1, left)?;
+        let right = Home::new(&public, 2, right)?;
+        Ok(Self {
+            public,
+            left,
+            right,
+        })
+    }
+}
+
+impl Home {
+    fn new(public: &Machine, number: u8, nat: Nat) -> Result<Self, String> {
+        let router = public.another("wan")?;
+        let host = public.another("eth0")?;
+        let end = format!("home{number}");
+        let (outer, inner) = (format!("45.0.{number}"), format!("192.168.{number}"));
+        public.cable(
+            &end,
+            &format!("{outer}.1/24"),
+            &router,
+            "wan",
+            &format!("{outer}.2/24"),
+        )?;
+        router.cable(
+            "lan",
+            &format!("{inner}.1/24"),
+            &host,
+            "eth0",
+            &format!("{inner}.10/24"),
+        )?;
+        router.run(&["route", "add", "default", "via", &format!("{outer}.1")])?;
+        host.run(&["route", "add", "default", "via", &format!("{inner}.1")])?;
+        router.execute(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])?;
+        let mapping = match nat {
+            Nat::EndpointIndependent => "masquerade",
+            Nat::Symmetric => "masquerade fully-random",
+        };
+        // What nobody inside has asked for is dropped without a word, as such routers do.
+        let rules = format!(
+            "table ip home {{
+                chain out {{
+                    type nat hook postrouting priority srcnat;
+                    oifname wan {mapping}
+                }}
+                chain in {{
+                    type filter hook input priority filter;
+                    iifname wan ct state new drop
+                }}
+                chain through {{
+                    type filter hook forward priority filter;
+                    iifname wan ct state new drop
+                }}
+            }}"
+        );
+        router.execute(&["nft", &rules])?;
+        Ok(Self {
+            host,
+            _router: router,
+        })
+    }
+}
+
 impl Machine {
+    /// A machine on its own.
+    fn first(interface: &'static str) -> Result<Self, String> {
+        let first = Self::new(&["unshare", "--net"], interface, false);
+        let first = first
+            .or_else(|_| Self::new(&["unshare", "--map-root-user", "--net"], interface, true))?;
+        first.run(&["link", "set", "lo", "up"])?;
+        Ok(first)
+    }
+
+    /// Another one, of the same owner.
+    fn another(&self, interface: &'static str) -> Result<Self, String> {
+        let inner: Vec<OsString> = ["unshare", "--net"].map(OsString::from).into();
+        let nested: Vec<OsString> = self.enter.iter().cloned().chain(inner).collect();
+        let in_user_namespace = self.enter.contains(&"--user".into());
+        let machine = Self::new(&nested, interface, in_user_namespace)?;
+        machine.run(&["link", "set", "lo", "up"])?;
+        Ok(machine)
+    }
+
+    /// Lays a cable to another machine.
+    fn cable(
+        &self,
+        end: &str,
+        address: &str,
+        other: &Self,
+        other_end: &str,
+        other_address: &str,
+    ) -> Result<(), String> {
+        let pid = other.holder.id().to_string();
+        self.run(&[
+            "link", "add", end, "type", "veth", "peer", "name", other_end, "netns", &pid,
+        ])?;
+        for (machine, end, address) in [(self, end, address), (other, other_end, other_address)] {
+            machine.run(&["address", "add", address, "dev", end])?;
+            machine.run(&["link", "set", end, "up"])?;
+        }
+        Ok(())
+    }
+
     fn new(
         unshare: &[impl AsRef<std::ffi::OsStr>],
         interface: &'static str,

@@ -1,6 +1,6 @@
 //! The settings of a node: plain data grouped by concern, with defaults that suit a desktop on a home network.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     content::{Address, TrustPolicy},
@@ -130,10 +130,18 @@ pub struct NetworkConfig {
     pub dht: DhtMode,
     /// Names the DHT's protocol (`/NAME/kad/1.0.0`): networks of different names never mix.
     pub network: String,
+    /// Where others reach this node, when whoever runs it knows: a forwarded port, or a relay's public address. Nothing is
+    /// asked of anybody about these.
+    pub external: Vec<Address>,
     /// Whether to ask the router for port mappings.
     pub upnp: bool,
     /// Part taken in relaying.
     pub relay: RelayMode,
+    /// Whether content may go through a relay when there is no other way to a peer. Both ends must allow it; by default a
+    /// relay is for meeting, and what comes after goes directly or not at all.
+    pub relay_data: bool,
+    /// What a node that relays gives to others.
+    pub relay_limits: RelayLimits,
     /// Whether no packet may leave private address ranges.
     pub lan_only: bool,
     /// The key of a private network: only nodes that have the same can connect. It protects TCP, and QUIC has nothing
@@ -150,8 +158,11 @@ impl Default for NetworkConfig {
             mdns: true,
             dht: DhtMode::Auto,
             network: "p2p-core".into(),
+            external: Vec::new(),
             upnp: true,
             relay: RelayMode::Client,
+            relay_data: false,
+            relay_limits: RelayLimits::default(),
             lan_only: false,
             key: None,
         }
@@ -184,6 +195,34 @@ pub enum RelayMode {
     Client,
     /// Also relays for others.
     Server,
+}
+
+/// What a node that relays gives to others.
+///
+/// Source: <https://github.com/libp2p/specs/blob/master/relay/circuit-v2.md>.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RelayLimits {
+    /// Peers that a place is kept for.
+    pub places: u32,
+    /// Pairs of peers that are relayed between at once.
+    pub circuits: u32,
+    /// Bytes that each pair may send, both ways together, before it has to begin anew.
+    pub circuit_bytes: u64,
+    /// How long each pair may be connected before it has to begin anew.
+    pub circuit_time: Duration,
+}
+
+impl Default for RelayLimits {
+    /// Enough to meet and to punch holes, and little else: what the specification suggests.
+    fn default() -> Self {
+        Self {
+            places: 128,
+            circuits: 16,
+            circuit_bytes: 128 * 1024,
+            circuit_time: Duration::from_secs(120),
+        }
+    }
 }
 
 /// What a node may use of the machine and the line.

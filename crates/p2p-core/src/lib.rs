@@ -46,12 +46,13 @@ mod net;
 mod node;
 mod peers;
 mod rate;
+mod relays;
 mod serve;
 mod store;
 mod watch;
 
 pub use audience::Audience;
-pub use config::{Config, DhtMode, Limits, NetworkConfig, RelayMode, StorageConfig};
+pub use config::{Config, DhtMode, Limits, NetworkConfig, RelayLimits, RelayMode, StorageConfig};
 pub use content::{
     Address, Attributes, BLOCK_LEN, ContentId, Entry, Kind, NodeId, ParseAddressError,
     ParseIdError, ParseNodeIdError, Provider, PublisherKey, Ticket, TrustPolicy,

@@ -222,6 +222,20 @@ impl Peers {
         PeerChange::Joined(entry.info.clone())
     }
 
+    /// A peer that was connected through a relay is connected directly now.
+    pub(crate) fn on_direct(&mut self, peer: NodeId, address: Address) -> Option<PeerChange> {
+        let entry = self.peers.get_mut(&peer)?;
+        entry.info.relayed = false;
+        entry.info.remote = Some(address);
+        Some(PeerChange::Changed(entry.info.clone()))
+    }
+
+    /// Whether a peer is connected, and only through a relay.
+    pub(crate) fn is_relayed(&self, peer: NodeId) -> bool {
+        let entry = self.peers.get(&peer);
+        entry.is_some_and(|e| e.info.state == PeerState::Connected && e.info.relayed)
+    }
+
     /// The last connection to a peer ended.
     pub(crate) fn on_disconnected(&mut self, peer: NodeId) -> Option<PeerChange> {
         let entry = self.peers.get_mut(&peer)?;

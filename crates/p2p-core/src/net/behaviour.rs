@@ -19,7 +19,7 @@ use super::{
     records::{Bounds, Records},
     wire::{BLOCKS_PROTOCOL, QUERY_PROTOCOL},
 };
-use crate::config::{DhtMode, NetworkConfig, RelayMode};
+use crate::config::{DhtMode, NetworkConfig, RelayLimits, RelayMode};
 
 /// A peer that answers no ping is gone. libp2p forgives the first failure, so that a lost peer is noticed after at most
 /// two intervals and two timeouts: 20 s.
@@ -125,7 +125,7 @@ impl Behaviour {
                 .into(),
             relay_client: relay_client.into(),
             relay_server: (config.relay == RelayMode::Server && beyond_lan)
-                .then(|| relay::Behaviour::new(local, relay::Config::default()))
+                .then(|| relay::Behaviour::new(local, relaying(&config.relay_limits)))
                 .into(),
             dcutr: dcutr.into(),
         })
@@ -141,6 +141,16 @@ fn limits(max_peers: u32) -> ConnectionLimits {
         .with_max_established_per_peer(Some(3))
         .with_max_pending_incoming(Some(64))
         .with_max_pending_outgoing(Some(64))
+}
+
+fn relaying(limits: &RelayLimits) -> relay::Config {
+    relay::Config {
+        max_reservations: limits.places as usize,
+        max_circuits: limits.circuits as usize,
+        max_circuit_bytes: limits.circuit_bytes,
+        max_circuit_duration: limits.circuit_time,
+        ..relay::Config::default()
+    }
 }
 
 fn mdns_config() -> mdns::Config {

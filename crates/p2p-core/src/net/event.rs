@@ -62,6 +62,8 @@ pub(crate) enum NetEvent {
     ListenEnded(Vec<Address>),
     /// Others can reach us here.
     Reachable(Address),
+    /// Not any more.
+    Unreachable(Address),
     /// A connection to a peer.
     Connected {
         peer: NodeId,
@@ -77,7 +79,13 @@ pub(crate) enum NetEvent {
         agent: String,
         addresses: Vec<Address>,
         speaks_ours: bool,
+        /// It offers to relay.
+        relays: bool,
     },
+    /// A relay keeps a place for us: peers can meet us there.
+    RelayAccepted { relay: NodeId },
+    /// A relay refused, or keeps it no longer.
+    RelayEnded { relay: NodeId },
     /// A ping came back.
     Rtt { peer: NodeId, rtt: Duration },
     /// A ping did not.

@@ -31,11 +31,19 @@ use std::{
 use futures::StreamExt;
 use libp2p::{
     Multiaddr, PeerId, Swarm,
-    core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, ListenerId},
+        upgrade::Version,
+    },
     identity::Keypair,
     kad::{self, RecordKey},
+    multiaddr::Protocol,
     relay,
-    swarm::dial_opts::{DialOpts, PeerCondition},
+    swarm::{
+        ConnectionId,
+        dial_opts::{DialOpts, PeerCondition},
+    },
 };
 
 use self::{
@@ -55,7 +63,7 @@ pub(crate) use self::{
     event::{AnswerSlot, BlocksId, LookupId, NetEvent, NetFault, QueryId, ReplySlot, UploadId},
 };
 use crate::{
-    config::{DhtMode, NetworkConfig},
+    config::{DhtMode, NetworkConfig, RelayMode},
     content::{Address, ContentId, NodeId},
 };
 
@@ -104,6 +112,12 @@ pub(crate) struct Net {
     /// From how far away each connected peer has reached us, or we it: the nearest of its connections.
     reach: HashMap<PeerId, Reach>,
     announcements: Announcements,
+    /// Connections through relays, by the peer at their other end.
+    relayed: HashMap<PeerId, Vec<ConnectionId>>,
+    /// Others meet through us.
+    relays_for_others: bool,
+    /// Listeners at relays that keep a place for us.
+    places: HashMap<ListenerId, NodeId>,
 }
 
 impl Net {
@@ -118,7 +132,7 @@ impl Net {
         let guard = Guard {
             lan_only: config.lan_only,
         };
-        let with_relay = config.relay != crate::config::RelayMode::Off;
+        let with_relay = config.relay != RelayMode::Off;
         let secret = config.key.as_ref().map(|key| *key.as_bytes());
         let (transport, relay) = transport::build(&key.0, guard, with_relay, secret)?;
         Self::over(
@@ -153,6 +167,9 @@ impl Net {
             // A stream with one protocol sends its question along with the name: a round trip less for each.
             .with_substream_upgrade_protocol_override(Version::V1Lazy);
         let mut swarm = Swarm::new(transport, behaviour, key.0.public().to_peer_id(), settings);
+        for address in &config.external {
+            swarm.add_external_address(address.as_multiaddr().clone());
+        }
         for address in &config.listen {
             if config.key.is_some() && !address.is_tcp() {
                 tracing::info!(%address, "not listened on: a private network is of TCP only");
@@ -174,7 +191,29 @@ impl Net {
             second_choice: HashMap::new(),
             reach: HashMap::new(),
             announcements: Announcements::default(),
+            relayed: HashMap::new(),
+            relays_for_others: config.relay == RelayMode::Server && !config.lan_only,
+            places: HashMap::new(),
         })
+    }
+
+    /// Asks a relay, which is at this address, to keep a place for us.
+    pub(crate) fn reserve(&mut self, relay: NodeId, address: &Address) -> bool {
+        let circuit = address.with_node(relay).as_multiaddr().clone();
+        let circuit = circuit.with(Protocol::P2pCircuit);
+        let listening = self.swarm.listen_on(circuit);
+        listening
+            .map(|listener| self.places.insert(listener, relay))
+            .is_ok()
+    }
+
+    /// Gives up the place at a relay.
+    pub(crate) fn leave_relay(&mut self, relay: NodeId) {
+        let listeners = self.places.iter().filter(|(_, at)| **at == relay);
+        let listeners: Vec<ListenerId> = listeners.map(|(listener, _)| *listener).collect();
+        for listener in listeners {
+            self.swarm.remove_listener(listener);
+        }
     }
 
     /// Waits for the next thing that concerns the node. Safe to drop at any point.
@@ -204,6 +243,15 @@ impl Net {
             .filter(|address| self.guard.allows(address))
             .collect();
         self.dial_if(peer, all, Vec::new(), PeerCondition::Disconnected)
+    }
+
+    /// Makes another connection to a peer that is connected already.
+    pub(crate) fn dial_besides(&mut self, peer: NodeId, addresses: &[Address]) {
+        let allowed = addresses
+            .iter()
+            .map(|address| address.as_multiaddr().clone());
+        let allowed = allowed.filter(|address| self.guard.allows(address));
+        self.dial_if(peer, allowed.collect(), Vec::new(), PeerCondition::Always);
     }
 
     fn dial_if(

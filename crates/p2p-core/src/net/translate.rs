@@ -8,8 +8,8 @@ use libp2p::{
     core::ConnectedPoint,
     identify, kad, mdns,
     multiaddr::Protocol,
-    ping, request_response,
-    swarm::{DialError, SwarmEvent},
+    ping, relay, request_response,
+    swarm::{ConnectionId, DialError, SwarmEvent},
     upnp,
 };
 
@@ -57,9 +57,13 @@ impl Net {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::ConnectionEstablished {
-                peer_id, endpoint, ..
+                peer_id,
+                endpoint,
+                connection_id,
+                ..
             } => {
                 self.second_choice.remove(&peer_id);
+                self.prefer_direct(peer_id, connection_id, endpoint.is_relayed());
                 let inbound = endpoint.is_listener();
                 if inbound && !endpoint.is_relayed() {
                     self.become_server();
@@ -71,9 +75,17 @@ impl Net {
             }
             SwarmEvent::ConnectionClosed {
                 peer_id,
-                num_established: 0,
+                num_established,
+                connection_id,
                 ..
             } => {
+                if let Some(relayed) = self.relayed.get_mut(&peer_id) {
+                    relayed.retain(|connection| *connection != connection_id);
+                }
+                if num_established > 0 {
+                    return None;
+                }
+                self.relayed.remove(&peer_id);
                 self.reach.remove(&peer_id);
                 if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
                     kad.store_mut().on_disconnected(&peer_id);
@@ -82,14 +94,26 @@ impl Net {
                     peer: node_id(peer_id)?,
                 })
             }
-            SwarmEvent::NewListenAddr { address: new, .. } => address(new).map(NetEvent::Listening),
+            SwarmEvent::NewListenAddr { address: new, .. } => {
+                let new = address(new)?;
+                // A relay has to say where it is, and whoever has it run says that it can be reached.
+                if self.relays_for_others && new.is_global() && !new.is_relayed() {
+                    self.swarm.add_external_address(new.as_multiaddr().clone());
+                }
+                Some(NetEvent::Listening(new))
+            }
             SwarmEvent::ExpiredListenAddr { address: old, .. } => {
                 Some(NetEvent::ListenEnded(address(old).into_iter().collect()))
             }
             SwarmEvent::ListenerClosed {
-                addresses, reason, ..
+                listener_id,
+                addresses,
+                reason,
             } => {
-                if let Err(error) = reason {
+                if let Some(relay) = self.places.remove(&listener_id) {
+                    tracing::debug!(%relay, ?reason, "a relay keeps no place for us");
+                    self.queue.push_back(NetEvent::RelayEnded { relay });
+                } else if let Err(error) = reason {
                     tracing::warn!(%error, ?addresses, "a listener closed");
                 }
                 Some(NetEvent::ListenEnded(
@@ -101,8 +125,15 @@ impl Net {
                 None
             }
             SwarmEvent::ExternalAddrConfirmed { address: ext } => {
-                self.become_server();
-                address(ext).map(NetEvent::Reachable)
+                let ext = address(ext)?;
+                // Who is met through a relay cannot serve the DHT.
+                if !ext.is_relayed() {
+                    self.become_server();
+                }
+                Some(NetEvent::Reachable(ext))
+            }
+            SwarmEvent::ExternalAddrExpired { address: ext } => {
+                address(ext).map(NetEvent::Unreachable)
             }
             SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
                 if peer_id.is_some_and(|peer| self.dial_second_choice(peer)) {
@@ -190,6 +221,12 @@ impl Net {
                 tracing::debug!(address = %tested_addr, reachable = result.is_ok(), "dialled back");
                 None
             }
+            BehaviourEvent::RelayClient(relay::client::Event::ReservationReqAccepted {
+                relay_peer_id,
+                ..
+            }) => Some(NetEvent::RelayAccepted {
+                relay: node_id(relay_peer_id)?,
+            }),
             BehaviourEvent::RelayClient(event) => {
                 tracing::debug!(?event, "relay");
                 None
@@ -231,7 +268,22 @@ impl Net {
             agent: info.agent_version.chars().take(128).collect(),
             addresses: listen.into_iter().filter_map(address).collect(),
             speaks_ours,
+            relays: info
+                .protocols
+                .iter()
+                .any(|name| *name == relay::HOP_PROTOCOL_NAME),
         })
+    }
+
+    /// Has a peer be spoken to directly as soon as that is possible: with two connections libp2p would take either.
+    fn prefer_direct(&mut self, peer: PeerId, connection: ConnectionId, relayed: bool) {
+        if relayed {
+            self.relayed.entry(peer).or_default().push(connection);
+            return;
+        }
+        for connection in self.relayed.remove(&peer).unwrap_or_default() {
+            self.swarm.close_connection(connection);
+        }
     }
 
     /// kad keeps every address that a peer ever had; of those above the limit, the oldest go.

@@ -35,6 +35,7 @@ use crate::{
     content::{Address, ContentId, NodeId, SignedManifest},
     net::{GroupId, NetEvent, UploadId},
     peers::{FoundBy, PeerChange},
+    relays::Relays,
     serve::Admission,
 };
 
@@ -46,6 +47,8 @@ pub(crate) struct SessionId(pub(crate) u64);
 const BUDGET: usize = 64;
 /// The longest sleep: address book, idle peers and lost neighbours are looked at this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
+/// The first peers are dialled after this, though not all listeners have an address.
+const LISTEN_GRACE: Duration = Duration::from_millis(500);
 /// Listings and numbers are published at most this often.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
 /// Peers asked to be reached again after they were lost.
@@ -75,11 +78,15 @@ pub(super) struct Driver {
     pub(super) leaving: BTreeMap<NodeId, (Instant, PeerChange)>,
     pub(super) catalog: Arc<Catalog>,
     pub(super) bootstrap: Vec<Address>,
+    /// How many addresses it is to listen on, until the first peers are dialled.
+    listeners: Option<usize>,
+    started_at: Instant,
     pub(super) max_peers: usize,
     /// Where peers are remembered; `None` for a node that writes nothing.
     pub(super) data_dir: Option<PathBuf>,
     pub(super) listening: Vec<Address>,
     pub(super) external: Vec<Address>,
+    pub(super) relays: Relays,
     pub(super) published: watch::Sender<Published>,
     published_at: Instant,
     pub(super) dirty: bool,
@@ -132,10 +139,13 @@ impl Driver {
             leaving: BTreeMap::new(),
             catalog: Arc::new(catalog),
             bootstrap: config.network.bootstrap.clone(),
+            listeners: Some(config.network.listen.len()),
+            started_at: now,
             max_peers: config.limits.max_peers as usize,
             data_dir: (!config.storage.in_memory).then(|| config.data_dir.clone()),
             listening: Vec::new(),
             external: Vec::new(),
+            relays: Relays::new(uses_relays(&config.network), now),
             published,
             published_at: now,
             dirty: true,
@@ -159,7 +169,6 @@ impl Driver {
 
     /// Runs until it is told to stop, or nobody holds a handle any more.
     pub(super) async fn run(mut self) {
-        self.dial_known();
         let done = loop {
             (self.hands.now, self.hands.wall) = clock();
             self.pump();
@@ -217,7 +226,9 @@ impl Driver {
     }
 
     fn pump(&mut self) {
+        self.dial_known_when_listening();
         self.announce_due();
+        self.keep_places();
         while let Some(upload) = self.admission.next() {
             self.serve(upload);
         }
@@ -229,6 +240,9 @@ impl Driver {
 
     fn next_deadline(&self) -> Instant {
         let mut deadline = self.kept_at + HOUSEKEEPING;
+        if self.listeners.is_some() {
+            deadline = deadline.min(self.started_at + LISTEN_GRACE);
+        }
         if self.dirty || self.hands.peers_dirty {
             deadline = deadline.min(self.published_at + PUBLISH_EVERY);
         }
@@ -236,6 +250,9 @@ impl Driver {
             deadline = deadline.min(due);
         }
         if let Some(due) = self.announcer.next_deadline() {
+            deadline = deadline.min(due);
+        }
+        if let Some(due) = self.relays.next_deadline() {
             deadline = deadline.min(due);
         }
         for session in self.sessions.values() {
@@ -307,6 +324,19 @@ impl Driver {
         for peer in lost {
             let addresses = self.hands.peers.addresses(peer).to_vec();
             self.hands.net.dial(peer, &addresses);
+        }
+    }
+
+    /// The first peers are dialled when this node listens: only then does it dial from the ports it listens on, which is
+    /// what a router has to see for others to come in by them.
+    fn dial_known_when_listening(&mut self) {
+        let Some(listeners) = self.listeners else {
+            return;
+        };
+        let waited = self.hands.now >= self.started_at + LISTEN_GRACE;
+        if self.listening.len() >= listeners || waited {
+            self.listeners = None;
+            self.dial_known();
         }
     }
 
@@ -619,6 +649,10 @@ impl Driver {
         }
         addresses
     }
+}
+
+fn uses_relays(config: &crate::config::NetworkConfig) -> bool {
+    config.relay == crate::config::RelayMode::Client && !config.lan_only
 }
 
 /// Where the hand of the announcer is at a given time: elsewhere at each node.

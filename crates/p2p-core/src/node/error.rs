@@ -140,6 +140,12 @@ pub enum FetchError {
         /// What the fetch was waiting for.
         why: String,
     },
+    /// Those who have it are met through a relay, and could not be reached directly in time.
+    #[error(
+        "those who have it can only be met through a relay, which is not for content: a port has to be opened on one side \
+         (forward it to that machine, or have the router allow UPnP), or both sides have to set relay_data = true"
+    )]
+    RelayOnly,
     /// A manifest's signature does not verify.
     #[error("the signature does not verify: {0}")]
     BadSignature(#[source] ManifestError),
@@ -189,6 +195,7 @@ impl FetchError {
         match self {
             Self::NotFound { .. } => "not_found",
             Self::Timeout { .. } => "timeout",
+            Self::RelayOnly => "network",
             Self::BadSignature(_) | Self::Verification(_) => "verification",
             Self::Untrusted { .. } => "policy",
             Self::NothingMatches => "not_found",

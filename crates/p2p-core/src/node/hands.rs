@@ -111,6 +111,8 @@ pub(crate) struct Hands {
     pub(crate) net: Net,
     pub(crate) store: Store,
     pub(crate) gate: Arc<Gate>,
+    /// Whether content may go through relays.
+    pub(crate) relay_data: bool,
     pub(crate) peers: Peers,
     pub(crate) asked: HashMap<QueryId, Asked>,
     pub(crate) lookups: HashMap<LookupId, LookupFor>,
@@ -222,6 +224,11 @@ impl Hands {
             .info(peer)
             .and_then(|info| info.remote.as_ref())
             .is_some_and(|address| address.is_private() && !address.is_relayed())
+    }
+
+    /// Whether a peer is met through a relay only, which is not for content.
+    pub(crate) fn is_far(&self, peer: NodeId) -> bool {
+        !self.relay_data && self.peers.is_relayed(peer)
     }
 
     /// A peer as one who asks for something.

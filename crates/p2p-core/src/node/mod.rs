@@ -175,6 +175,7 @@ impl Node {
             net,
             store: store.clone(),
             gate: Arc::clone(&gate),
+            relay_data: config.network.relay_data,
             peers,
             asked: HashMap::new(),
             lookups: HashMap::new(),

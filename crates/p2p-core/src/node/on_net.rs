@@ -9,7 +9,7 @@ use super::{
     event::Event,
 };
 use crate::{
-    content::NodeId,
+    content::{Address, NodeId},
     net::{LookupId, NetEvent, NetFault, QueryId, wire::Reply},
     peers::FoundBy,
 };
@@ -33,9 +33,18 @@ impl Driver {
             NetEvent::Reachable(address) => {
                 if !self.external.contains(&address) {
                     self.external.push(address);
-                    self.hands.moved = true;
+                    self.on_moved();
                 }
             }
+            NetEvent::Unreachable(address) => {
+                self.external.retain(|known| *known != address);
+                self.on_moved();
+            }
+            NetEvent::RelayAccepted { relay } => {
+                tracing::info!(%relay, "a relay keeps a place for this node");
+                self.relays.on_accepted(relay);
+            }
+            NetEvent::RelayEnded { relay } => self.relays.on_ended(relay, self.hands.now),
             NetEvent::Connected {
                 peer,
                 address,
@@ -43,7 +52,7 @@ impl Driver {
                 relayed,
             } => {
                 if self.hands.peers.is_connected(peer) {
-                    return;
+                    return self.on_connected_again(peer, address, relayed);
                 }
                 let change = self
                     .hands
@@ -63,11 +72,15 @@ impl Driver {
                 agent,
                 addresses,
                 speaks_ours,
+                relays,
             } => {
                 let change =
                     self.hands
                         .peers
                         .on_identified(peer, agent, addresses, speaks_ours, wall);
+                if relays {
+                    self.on_relay(peer);
+                }
                 self.hands.tell_peer(change);
                 self.check_dht();
                 if speaks_ours {
@@ -113,6 +126,62 @@ impl Driver {
         }
     }
 
+    /// A further connection to a peer: the first that leads to it directly makes it one to fetch from.
+    fn on_connected_again(&mut self, peer: NodeId, address: Address, relayed: bool) {
+        if relayed || !self.hands.peers.is_relayed(peer) {
+            return;
+        }
+        tracing::info!(%peer, "a hole was punched: the connection is direct now");
+        let change = self.hands.peers.on_direct(peer, address);
+        self.hands.tell_peer(change);
+        self.offer_peer(peer);
+    }
+
+    /// A peer offers to relay. It is connected to by TCP and by QUIC: a hole is punched for the one or the other, and only
+    /// somebody who is spoken to by it can say what the router makes of our port.
+    fn on_relay(&mut self, peer: NodeId) {
+        if self.hands.peers.is_relayed(peer) || !self.relays.on_offered(peer) {
+            return;
+        }
+        let remote = self
+            .hands
+            .peers
+            .info(peer)
+            .and_then(|info| info.remote.as_ref());
+        let Some(by_tcp) = remote.map(Address::is_tcp) else {
+            return;
+        };
+        let addresses = self.hands.peers.addresses(peer).iter();
+        let other = addresses.filter(|a| a.is_tcp() != by_tcp && !a.is_relayed());
+        let other: Vec<Address> = other.cloned().collect();
+        if !other.is_empty() {
+            self.hands.net.dial_besides(peer, &other);
+        }
+    }
+
+    /// Where this node can be reached has changed.
+    fn on_moved(&mut self) {
+        self.hands.moved = true;
+        let direct = |address: &Address| !address.is_relayed() && address.is_global();
+        let reachable = self.external.iter().any(direct);
+        self.relays.set_reachable(reachable);
+    }
+
+    /// Keeps places at relays while nobody can reach this node without.
+    pub(super) fn keep_places(&mut self) {
+        while let Some(relay) = self.relays.next_to_leave() {
+            self.hands.net.leave_relay(relay);
+        }
+        while let Some(relay) = self.relays.next(self.hands.now) {
+            let addresses = self.hands.peers.addresses(relay).iter();
+            let address = addresses.clone().find(|address| !address.is_relayed());
+            let asked = address.is_some_and(|address| self.hands.net.reserve(relay, address));
+            if !asked {
+                self.relays.on_ended(relay, self.hands.now);
+            }
+        }
+    }
+
     pub(super) fn offer_peer(&mut self, peer: NodeId) {
         for session in self.sessions.values_mut() {
             session.on_peer(peer, &mut self.hands);
@@ -153,6 +222,7 @@ impl Driver {
             self.leaving
                 .insert(peer, (self.hands.now + LEAVE_GRACE, change));
         }
+        self.relays.on_gone(peer);
         for session in self.sessions.values_mut() {
             session.on_disconnected(peer, &self.hands);
         }

@@ -128,7 +128,11 @@ impl Driver {
         if let [item] = request.items.as_slice() {
             self.note_asker(peer, item.content);
         }
-        let admitted = self.admission.on_request(peer, upload);
+        let far = self.hands.is_far(peer);
+        let admitted = match far {
+            true => Admitted::Busy,
+            false => self.admission.on_request(peer, upload),
+        };
         if admitted == Admitted::Busy {
             let (frames, receiver) = mpsc::channel(1);
             let busy = Frame::End {

@@ -9,7 +9,7 @@ use super::ConfiguredShare;
 pub use super::policy::SharePolicy;
 use crate::control::endpoint::Endpoint;
 use crate::control::text;
-use crate::units::{Rate, Size};
+use crate::units::{Rate, Size, Span};
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,8 +55,16 @@ pub struct Network {
     pub mdns: bool,
     pub dht: Dht,
     pub network: String,
+    #[serde(with = "text::list")]
+    pub external: Vec<Address>,
     pub upnp: bool,
     pub relay: Relay,
+    pub relay_data: bool,
+    pub relay_places: u32,
+    pub relay_circuits: u32,
+    pub relay_bytes: Size,
+    #[serde(with = "text::one")]
+    pub relay_time: Span,
     pub lan_only: bool,
     /// The file with the key of a private network.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -156,8 +164,14 @@ impl Default for Network {
             mdns: core.mdns,
             dht: Dht::Auto,
             network: core.network,
+            external: core.external,
             upnp: core.upnp,
             relay: Relay::Client,
+            relay_data: core.relay_data,
+            relay_places: core.relay_limits.places,
+            relay_circuits: core.relay_limits.circuits,
+            relay_bytes: Size(core.relay_limits.circuit_bytes),
+            relay_time: Span(core.relay_limits.circuit_time),
             lan_only: core.lan_only,
             key: None,
         }
@@ -263,7 +277,14 @@ impl ConfigFile {
         core.network.dht = self.network.dht.into();
         core.network.network = self.network.network.clone();
         core.network.upnp = self.network.upnp;
+        core.network.external = self.network.external.clone();
         core.network.relay = self.network.relay.into();
+        core.network.relay_data = self.network.relay_data;
+        let relayed = &mut core.network.relay_limits;
+        relayed.places = self.network.relay_places;
+        relayed.circuits = self.network.relay_circuits;
+        relayed.circuit_bytes = self.network.relay_bytes.0;
+        relayed.circuit_time = self.network.relay_time.0;
         core.network.lan_only = self.network.lan_only;
         core.limits.upload = self.limits.upload.0;
         core.limits.download = self.limits.download.0;

@@ -450,7 +450,9 @@ impl Session {
             Stage::Transfer(transfer) if transfer.is_waiting_for_disk(now) => {}
             Stage::Transfer(_) | Stage::Searching => {
                 let found = self.sources.values().any(|source| source.have.is_some());
-                let error = if found {
+                let error = if self.all_are_far() {
+                    FetchError::RelayOnly
+                } else if found {
                     FetchError::Timeout {
                         why: self.stall(now).unwrap_or_else(|| "nothing arrived".into()),
                     }
@@ -464,8 +466,18 @@ impl Session {
         }
     }
 
+    /// Whether there are holders, and each of them is met through a relay only.
+    fn all_are_far(&self) -> bool {
+        let holders = self.sources.values().filter(|source| source.have.is_some());
+        let mut holders = holders.filter(|source| source.connected).peekable();
+        holders.peek().is_some() && holders.all(|source| source.far)
+    }
+
     fn stall(&self, now: Instant) -> Option<String> {
         match &self.stage {
+            Stage::Searching | Stage::Transfer(_) if self.all_are_far() => {
+                Some("trying to reach the provider directly: it is met through a relay".into())
+            }
             Stage::Searching if self.refused.is_some() => {
                 Some("no manifest that the policy accepts".into())
             }

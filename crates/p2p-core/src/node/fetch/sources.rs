@@ -39,6 +39,8 @@ const MAX_SOURCES: usize = 512;
 pub(super) struct Source {
     pub(super) slot: SourceId,
     pub(super) connected: bool,
+    /// It is met through a relay only, which is not for content.
+    pub(super) far: bool,
     /// Whether `Have` is under way.
     pub(super) asking: bool,
     pub(super) ask_at: Instant,
@@ -150,6 +152,7 @@ impl Session {
             let source = Source {
                 slot,
                 connected: true,
+                far: false,
                 asking: false,
                 ask_at: hands.now,
                 asked_at: hands.now,
@@ -166,6 +169,12 @@ impl Session {
         }
         if let Some(source) = self.sources.get_mut(&peer) {
             source.connected = true;
+            let was_far = std::mem::replace(&mut source.far, hands.is_far(peer));
+            if was_far && !source.far {
+                self.alive_at = hands.now;
+                self.offer(peer, hands.now);
+                self.pump(hands);
+            }
         }
         self.ask_have(peer, hands);
         if self.trusted.is_empty() {
@@ -396,7 +405,7 @@ impl Session {
         }
     }
 
-    /// Tells the scheduler what a source holds.
+    /// Tells the scheduler what a source holds. One that is met through a relay has to be reached directly first.
     pub(super) fn offer(&mut self, peer: NodeId, now: Instant) {
         let Stage::Transfer(transfer) = &mut self.stage else {
             return;
@@ -404,7 +413,7 @@ impl Session {
         let Some(source) = self
             .sources
             .get(&peer)
-            .filter(|source| source.connected && !source.blamed)
+            .filter(|source| source.connected && !source.blamed && !source.far)
         else {
             return;
         };
