@@ -278,6 +278,17 @@ impl Announcer {
         }
     }
 
+    /// The records that are out say where this node was: all are sent again, at their pace.
+    pub(crate) fn on_moved(&mut self, now: Instant) {
+        let seconds = self.seconds(now);
+        for slice in &mut self.slices {
+            for entry in slice.entries.iter_mut().filter(|entry| entry.done > 0) {
+                entry.due = entry.due.min(seconds);
+            }
+            slice.refresh();
+        }
+    }
+
     /// The next id to look for servers for. What is found is told to [`Self::on_servers`].
     pub(crate) fn next(&mut self, now: Instant) -> Option<ContentId> {
         if self.under_way.len() >= IN_FLIGHT {

@@ -407,6 +407,7 @@ enum Step {
     Servers(bool),
     Result(bool),
     Online,
+    Moved,
     Wait(u32),
 }
 
@@ -419,6 +420,7 @@ fn step() -> impl Strategy<Value = Step> {
         any::<bool>().prop_map(Step::Servers),
         any::<bool>().prop_map(Step::Result),
         Just(Step::Online),
+        Just(Step::Moved),
         (0..100_000_u32).prop_map(Step::Wait),
     ]
 }
@@ -460,6 +462,7 @@ proptest! {
                     }
                 }
                 Step::Online => announcer.on_online(now),
+                Step::Moved => announcer.on_moved(now),
                 Step::Wait(seconds) => now += Duration::from_secs(seconds.into()),
             }
             let held: BTreeSet<ContentId> =

@@ -127,6 +127,20 @@ impl Driver {
         self.hands.net.withdraw(id);
     }
 
+    /// Sends the records again if they say where this node is not any more.
+    pub(super) fn announce_moved(&mut self) {
+        let Some(written) = self.moves.take(&self.external, self.hands.now) else {
+            return;
+        };
+        tracing::info!("this node has moved: what it announced is announced again");
+        self.announcer.on_moved(self.hands.now);
+        self.dirty = true;
+        self.hands.jobs.spawn_blocking(move || {
+            written.write();
+            Job::AnnouncedWritten
+        });
+    }
+
     /// Starts what is due.
     pub(super) fn announce_due(&mut self) {
         while let Some(id) = self.announcer.next(self.hands.now) {

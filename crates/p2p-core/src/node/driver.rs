@@ -26,6 +26,7 @@ use super::{
         session::{Session, Summary},
     },
     fetching::QueuedFetch,
+    moving::Moves,
     serving::{ASKER_TTL, Upload},
     status::{Published, Status},
 };
@@ -87,6 +88,7 @@ pub(super) struct Driver {
     pub(super) listening: Vec<Address>,
     pub(super) external: Vec<Address>,
     pub(super) relays: Relays,
+    pub(super) moves: Moves,
     pub(super) published: watch::Sender<Published>,
     published_at: Instant,
     pub(super) dirty: bool,
@@ -122,6 +124,8 @@ impl Driver {
         published: watch::Sender<Published>,
     ) -> Self {
         let (now, wall, local) = (hands.now, hands.wall, hands.local);
+        let data_dir = (!config.storage.in_memory).then(|| config.data_dir.clone());
+        let moves = Moves::new(data_dir.as_deref(), now);
         Self {
             hands,
             commands,
@@ -142,9 +146,10 @@ impl Driver {
             listeners: Some(config.network.listen.len()),
             started_at: now,
             max_peers: config.limits.max_peers as usize,
-            data_dir: (!config.storage.in_memory).then(|| config.data_dir.clone()),
+            data_dir,
             listening: Vec::new(),
             external: Vec::new(),
+            moves,
             relays: Relays::new(uses_relays(&config.network), now),
             published,
             published_at: now,
@@ -227,6 +232,7 @@ impl Driver {
 
     fn pump(&mut self) {
         self.dial_known_when_listening();
+        self.announce_moved();
         self.announce_due();
         self.keep_places();
         while let Some(upload) = self.admission.next() {
@@ -252,9 +258,8 @@ impl Driver {
         if let Some(due) = self.announcer.next_deadline() {
             deadline = deadline.min(due);
         }
-        if let Some(due) = self.relays.next_deadline() {
-            deadline = deadline.min(due);
-        }
+        let waits = [self.relays.next_deadline(), self.moves.next_deadline()];
+        deadline = waits.into_iter().flatten().fold(deadline, Instant::min);
         for session in self.sessions.values() {
             deadline = deadline.min(session.next_deadline(self.hands.now));
         }

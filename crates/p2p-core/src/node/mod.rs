@@ -16,6 +16,7 @@ mod gate;
 mod hands;
 mod inventory;
 mod keys;
+mod moving;
 mod network_key;
 mod on_net;
 mod query;

@@ -165,6 +165,7 @@ impl Driver {
         let direct = |address: &Address| !address.is_relayed() && address.is_global();
         let reachable = self.external.iter().any(direct);
         self.relays.set_reachable(reachable);
+        self.moves.on_change(self.hands.now);
     }
 
     /// Keeps places at relays while nobody can reach this node without.
