@@ -41,6 +41,7 @@ pub mod bench;
 mod config;
 pub mod content;
 mod download;
+mod names;
 mod net;
 mod node;
 mod peers;

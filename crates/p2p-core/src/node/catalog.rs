@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
-
 use crate::{
     content::{ContentId, SignedManifest},
+    names::{Wanted, fold},
     net::wire::MAX_MANIFESTS,
 };
 
@@ -22,17 +21,25 @@ struct Entry {
 }
 
 impl Catalog {
-    /// Shows a share.
-    pub(crate) fn insert(&mut self, manifest: SignedManifest) {
+    /// Shows a share. Returns what was shown under its id.
+    pub(crate) fn insert(&mut self, manifest: SignedManifest) -> Option<SignedManifest> {
         let claims = manifest.claims();
         let folded = fold(&claims.name);
-        self.shares
+        let before = self
+            .shares
             .insert(claims.content, Entry { manifest, folded });
+        before.map(|entry| entry.manifest)
     }
 
-    /// Shows it no longer.
-    pub(crate) fn remove(&mut self, id: ContentId) {
-        self.shares.remove(&id);
+    /// Shows it no longer. Returns what was shown.
+    pub(crate) fn remove(&mut self, id: ContentId) -> Option<SignedManifest> {
+        self.shares.remove(&id).map(|entry| entry.manifest)
+    }
+
+    /// The names of all that is shown.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let entries = self.shares.values();
+        entries.map(|entry| entry.manifest.claims().name.as_str())
     }
 
     /// The shares after this id, as many as one reply holds, and whether more follow.
@@ -47,28 +54,16 @@ impl Catalog {
         (page, rest.next().is_some())
     }
 
-    /// Shares whose name contains the text, whatever the case and the accents.
+    /// Shares whose name contains each part of the text, whatever the case and the accents.
     pub(crate) fn search(&self, text: &str) -> Vec<SignedManifest> {
-        let wanted = fold(text);
-        if wanted.is_empty() {
-            return Vec::new();
-        }
+        let wanted = Wanted::new(text);
         self.shares
             .values()
-            .filter(|entry| entry.folded.contains(&wanted))
+            .filter(|entry| wanted.matches(&entry.folded))
             .take(MAX_MANIFESTS)
             .map(|entry| entry.manifest.clone())
             .collect()
     }
-}
-
-/// A text as it is compared: compatibility decomposition, no combining marks, lower case.
-pub(crate) fn fold(text: &str) -> String {
-    text.trim()
-        .nfkd()
-        .filter(|c| !is_combining_mark(*c))
-        .flat_map(char::to_lowercase)
-        .collect()
 }
 
 #[cfg(test)]
@@ -94,6 +89,7 @@ mod tests {
         };
         assert_eq!(found("cancao"), ["Canção do Mar.ogg"]);
         assert_eq!(found("CANÇÃO"), ["Canção do Mar.ogg"]);
+        assert_eq!(found("mar canção"), ["Canção do Mar.ogg"]);
         assert_eq!(found("αθηνα"), ["ΑΘΗΝΑ.txt"]);
         assert_eq!(found("stras"), Vec::<String>::new());
         assert_eq!(found("straße"), ["Straße.pdf"]);

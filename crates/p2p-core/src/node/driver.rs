@@ -32,6 +32,7 @@ use super::{
 use crate::{
     announce::Announcer,
     content::{Address, ContentId, NodeId, SignedManifest},
+    names::{Blamed, Shown},
     net::{GroupId, NetEvent, UploadId},
     peers::{FoundBy, PeerChange},
     serve::Admission,
@@ -73,6 +74,10 @@ pub(super) struct Driver {
     /// Peers whose last connection has just ended, and when that is told.
     pub(super) leaving: BTreeMap<NodeId, (Instant, PeerChange)>,
     pub(super) catalog: Arc<Catalog>,
+    /// The words of its names.
+    pub(super) shown: Shown,
+    /// Who is not asked for names.
+    pub(super) blamed: Blamed,
     pub(super) bootstrap: Vec<Address>,
     pub(super) max_peers: usize,
     /// Where peers are remembered; `None` for a node that writes nothing.
@@ -130,6 +135,8 @@ impl Driver {
             askers: BTreeMap::new(),
             leaving: BTreeMap::new(),
             catalog: Arc::new(catalog),
+            shown: Shown::default(),
+            blamed: Blamed::default(),
             bootstrap: config.network.bootstrap.clone(),
             max_peers: config.limits.max_peers as usize,
             data_dir: (!config.storage.in_memory).then(|| config.data_dir.clone()),
@@ -420,6 +427,7 @@ impl Driver {
                 self.withdraw(&[id]);
                 self.hands.tell(Event::Unshared { id });
             }
+            Command::Hidden { id } => self.hide(id),
             Command::Lost { ids, changed } => {
                 self.withdraw(&ids);
                 for id in ids.into_iter().filter(|_| changed) {
@@ -458,6 +466,8 @@ impl Driver {
             Command::Lookup { id, found } => {
                 self.hands.lookup(id, LookupFor::Embedder(found));
             }
+            Command::Search { keys, found } => self.search(&keys, &found),
+            Command::Blame { peer } => self.blamed.blame(peer, self.hands.now),
             Command::Announced { ids, reply } => {
                 let now = self.hands.now;
                 let states = ids.iter().map(|id| self.announcer.state(*id, now));
@@ -475,11 +485,10 @@ impl Driver {
         for entry in entries {
             self.announce(entry, Pace::Spread);
         }
-        let catalog = Arc::make_mut(&mut self.catalog);
         if unlisted {
-            catalog.remove(id);
+            self.hide(id);
         } else {
-            catalog.insert(manifest);
+            self.show(manifest);
         }
         self.dirty = true;
         self.hands.tell(Event::Shared { id, name, size });
@@ -488,7 +497,7 @@ impl Driver {
     /// Shows and announces these contents no longer.
     fn withdraw(&mut self, ids: &[ContentId]) {
         for id in ids {
-            Arc::make_mut(&mut self.catalog).remove(*id);
+            self.hide(*id);
             self.announce_no_more(*id);
         }
         self.dirty = true;

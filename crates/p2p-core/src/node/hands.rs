@@ -16,6 +16,7 @@ use super::{
     error::{ConnectError, FetchError},
     event::Event,
     fetch::{prepare::Prepared, receive::Report},
+    naming::WordLookup,
     upload::Served,
 };
 use crate::{
@@ -59,6 +60,8 @@ pub(crate) enum LookupFor {
     Session(SessionId),
     /// The embedder does.
     Embedder(mpsc::Sender<Vec<NodeId>>),
+    /// A search looks for those who share a name with a word.
+    Word(WordLookup),
     /// We announce.
     Announce(ContentId),
 }

@@ -4,17 +4,19 @@ mod address_book;
 mod announcing;
 mod answer;
 mod care;
-mod catalog;
+pub(crate) mod catalog;
 mod command;
 pub(crate) mod driver;
 mod error;
 mod event;
 pub(crate) mod fetch;
 mod fetching;
+mod find;
 mod follow;
 mod hands;
 mod inventory;
 mod keys;
+mod naming;
 mod on_net;
 mod query;
 mod read_ahead;
@@ -44,8 +46,9 @@ pub use self::{
     fetch::{
         Existing, Fetch, FetchBuilder, FetchState, FetchTarget, Fetched, Progress, SourceBytes,
     },
+    find::Found,
     keys::{KeyError, Keys},
-    query::{CatalogEntry, ContentInfo, ContentPage, ContentState, Found, Listing},
+    query::{CatalogEntry, ContentInfo, ContentPage, ContentState, Listing},
     reader::Reader,
     share::{Announcement, Share, ShareInfo, ShareRef, ShareState, Shared},
     status::Status,
@@ -433,7 +436,9 @@ impl Opened {
             if !share.unlisted {
                 let signed = store.manifests(share.id)?.into_iter();
                 let by_us = signed.filter(|manifest| manifest.claims().publisher == ours);
-                by_us.for_each(|manifest| catalog.insert(manifest));
+                by_us.for_each(|manifest| {
+                    catalog.insert(manifest);
+                });
             }
             if share.watched {
                 watched.push(Followed::again(path, share));

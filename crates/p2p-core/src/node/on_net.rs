@@ -203,6 +203,7 @@ impl Driver {
                     self.hands.net.dial(peer, &[]);
                 }
             }
+            Some(LookupFor::Word(_)) => self.on_named(lookup, peers),
             Some(LookupFor::Announce(_)) | None => {}
         }
     }

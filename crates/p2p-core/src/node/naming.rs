@@ -1,0 +1,167 @@
+//! What the driver does about names: shows what is shared publicly, announces its words, and names those who may answer a
+//! search.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    announcing::{Pace, Times},
+    driver::{Driver, LookupFor},
+    error::ConnectError,
+};
+use crate::{
+    content::{ContentId, NodeId, SignedManifest},
+    names::Change,
+    net::LookupId,
+    peers::FoundBy,
+};
+
+/// Peers that the DHT names and that are asked, for all words of a search together.
+const MAX_NAMED: usize = 32;
+/// Of these, those who are named under each word but the first, which tells most.
+const NAMED_BY_MORE: usize = 8;
+
+/// A peer that may answer a search, and when it is connected.
+pub(super) struct Named {
+    pub(super) peer: NodeId,
+    /// Dropped if it cannot be reached.
+    pub(super) connected: oneshot::Receiver<Result<(), ConnectError>>,
+}
+
+/// A word that is looked up for a search.
+pub(crate) struct WordLookup {
+    found: mpsc::Sender<Named>,
+    /// Peers that may be named under it.
+    room: usize,
+    seen: BTreeSet<NodeId>,
+}
+
+impl WordLookup {
+    /// Of those that one server of the DHT names, whom to ask. Half of the room at most: another server may be honest.
+    fn choose(&mut self, peers: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
+        if self.found.is_closed() {
+            return Vec::new();
+        }
+        let left = self.room.saturating_sub(self.seen.len());
+        let new = peers.filter(|peer| !self.seen.contains(peer));
+        let chosen: Vec<NodeId> = new.take(left.min(self.room.div_ceil(2))).collect();
+        self.seen.extend(&chosen);
+        chosen
+    }
+}
+
+impl Driver {
+    /// Shows a share to everyone from now on.
+    pub(super) fn show(&mut self, manifest: SignedManifest) {
+        let name = manifest.claims().name.clone();
+        let before = Arc::make_mut(&mut self.catalog).insert(manifest);
+        self.rename(before.as_ref(), Some(&name));
+    }
+
+    /// Shows it no longer.
+    pub(super) fn hide(&mut self, id: ContentId) {
+        let before = Arc::make_mut(&mut self.catalog).remove(id);
+        if before.is_some() {
+            self.rename(before.as_ref(), None);
+        }
+    }
+
+    fn rename(&mut self, before: Option<&SignedManifest>, after: Option<&str>) {
+        let before = before.map(|manifest| manifest.claims().name.as_str());
+        let Change { added, removed } = self.shown.replace(before, after);
+        for key in removed {
+            self.announce_no_more(key);
+        }
+        for key in added {
+            // The id is what the user waits for; the words go when they go.
+            self.announce(key, Pace::Spread);
+        }
+    }
+
+    /// Counts the words of what is shown from the start.
+    pub(super) fn count_words(&mut self) {
+        for name in self.catalog.names() {
+            self.shown.replace(None, Some(name));
+        }
+    }
+
+    /// Announces the words of what is shown from the start, when their time has come.
+    pub(super) fn restore_words(&mut self, announced: &Times) {
+        let keys: Vec<ContentId> = self.shown.announced().collect();
+        for key in &keys {
+            self.hands.net.provide(*key);
+        }
+        let known = keys.into_iter().map(|key| (key, announced.of_id(key)));
+        self.announcer.restore(known, self.hands.now);
+        self.dirty = true;
+    }
+
+    /// Names whom to ask for a name: the connected peers, and those that the DHT knows by these words of it.
+    pub(super) fn search(&mut self, keys: &[ContentId], found: &mpsc::Sender<Named>) {
+        let now = self.hands.now;
+        let ours = self.hands.peers.ours();
+        let asked: Vec<NodeId> = ours.filter(|peer| !self.blamed.has(*peer, now)).collect();
+        for peer in asked {
+            self.name(peer, found);
+        }
+        let mut left = MAX_NAMED;
+        for key in keys.iter().skip(1).rev() {
+            left = left.saturating_sub(NAMED_BY_MORE);
+            self.look_up_word(*key, NAMED_BY_MORE, found);
+        }
+        if let Some(first) = keys.first() {
+            self.look_up_word(*first, left, found);
+        }
+    }
+
+    fn look_up_word(&mut self, key: ContentId, room: usize, found: &mpsc::Sender<Named>) {
+        let word = WordLookup {
+            found: found.clone(),
+            room,
+            seen: BTreeSet::new(),
+        };
+        self.hands.lookup(key, LookupFor::Word(word));
+    }
+
+    /// The DHT names peers under a word. Whom it names is dialled while the look-up goes on: only as long does kad know the
+    /// addresses that came with the names, and it dials none that whoever named them cannot know (`net/hearsay.rs`).
+    pub(super) fn on_named(&mut self, lookup: LookupId, peers: Vec<NodeId>) {
+        let Some(LookupFor::Word(word)) = self.hands.lookups.get_mut(&lookup) else {
+            return;
+        };
+        let (local, now, blamed) = (self.hands.local, self.hands.now, &self.blamed);
+        let others = peers.into_iter().filter(|peer| *peer != local);
+        let chosen = word.choose(others.filter(|peer| !blamed.has(*peer, now)));
+        let found = word.found.clone();
+        for peer in chosen {
+            self.hands.heard_of(peer, &[], FoundBy::Dht);
+            self.name(peer, &found);
+        }
+    }
+
+    fn name(&mut self, peer: NodeId, found: &mpsc::Sender<Named>) {
+        let connected = self.reach(peer);
+        // Who does not listen does not hear: there is room for all that are asked.
+        let _ = found.try_send(Named { peer, connected });
+    }
+
+    /// Connects to a peer wherever it is known to be, if it is not connected.
+    fn reach(&mut self, peer: NodeId) -> oneshot::Receiver<Result<(), ConnectError>> {
+        let (reply, connected) = oneshot::channel();
+        if self.hands.peers.is_connected(peer) {
+            let _ = reply.send(Ok(()));
+            return connected;
+        }
+        let addresses = self.hands.peers.addresses(peer).to_vec();
+        if self.hands.net.dial_now(peer, &addresses) {
+            // Searches that ran out of time leave those behind that never said anything.
+            self.hands.connecting.retain(|_, waiting| {
+                waiting.retain(|reply| !reply.is_closed());
+                !waiting.is_empty()
+            });
+            self.hands.connecting.entry(peer).or_default().push(reply);
+        }
+        connected
+    }
+}
