@@ -3,6 +3,7 @@
 //! - [`words`]: a name is split into words, and each word is a key of the DHT under which those who share such a name
 //!   announce themselves.
 //! - [`shown`]: which of these keys a node announces: those of what it shares publicly, counted.
+//! - [`room`]: whom to ask of those that the DHT names under a word.
 //! - [`findings`]: what is believed of the answers to a search, and what comes of all of them together.
 //! - [`blame`]: who answered with lies, and is not asked for a while.
 //!
@@ -21,6 +22,7 @@
 
 mod blame;
 mod findings;
+mod room;
 mod shown;
 mod words;
 
@@ -31,6 +33,7 @@ mod words_tests;
 pub(crate) use self::{
     blame::Blamed,
     findings::{Claim, Findings, Lie, check},
+    room::Room,
     shown::{Change, Shown},
     words::{Wanted, fold, search_keys},
 };

@@ -4,7 +4,11 @@
 //! and underscores). So whatever is neither letter nor digit separates. Where a script has no spaces between its words,
 //! each pair of neighbouring characters stands for one, as search engines do it; to find real words takes a dictionary.
 
-use std::{cmp::Reverse, collections::BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, HashSet},
+    sync::LazyLock,
+};
 
 use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
 
@@ -22,7 +26,9 @@ const MAX_SEARCH_WORDS: usize = 3;
 
 /// Words that are in so many names that whoever is named under them is most likely not the one: a server names 20 of the
 /// thousands. Endings of file names; articles and prepositions of a few languages.
-const STOP: &str = "7z aac apk avi azw3 bin bmp bz2 csv deb djvu doc docx dmg epub exe flac flv gif gz htm html ico iso \
+static STOP: LazyLock<HashSet<&str>> =
+    LazyLock::new(|| STOP_WORDS.split_ascii_whitespace().collect());
+const STOP_WORDS: &str = "7z aac apk avi azw3 bin bmp bz2 csv deb djvu doc docx dmg epub exe flac flv gif gz htm html ico iso \
     jpeg jpg json m4a m4v md mkv mobi mov mp3 mp4 mpeg mpg nfo odp ods odt ogg ogv opus pdf png ppt pptx psd rar rpm rtf \
     srt svg tar tgz tif tiff torrent txt wav webm webp wma wmv xls xlsx xml xz zip zst \
     an and as at by da das de del der des di die do dos du el em en et for from il in la las le les los na no of on os \
@@ -131,7 +137,7 @@ fn is_telling(word: &str) -> bool {
     let mut chars = word.chars();
     let first = chars.next();
     let is_letter_alone = chars.next().is_none() && !first.is_some_and(char::is_numeric);
-    !is_letter_alone && !STOP.split_ascii_whitespace().any(|stop| stop == word)
+    !is_letter_alone && !STOP.contains(word)
 }
 
 /// Whether a character is of a script that has no spaces between words: Thai and Lao, Burmese, Khmer, kana, ideographs.

@@ -1,7 +1,7 @@
 //! What the driver does about names: shows what is shared publicly, announces its words, and names those who may answer a
 //! search.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -12,15 +12,10 @@ use super::{
 };
 use crate::{
     content::{ContentId, NodeId, SignedManifest},
-    names::Change,
+    names::{Change, Room},
     net::LookupId,
     peers::FoundBy,
 };
-
-/// Peers that the DHT names and that are asked, for all words of a search together.
-const MAX_NAMED: usize = 32;
-/// Of these, those who are named under each word but the first, which tells most.
-const NAMED_BY_MORE: usize = 8;
 
 /// A peer that may answer a search, and when it is connected.
 pub(super) struct Named {
@@ -31,24 +26,8 @@ pub(super) struct Named {
 
 /// A word that is looked up for a search.
 pub(crate) struct WordLookup {
+    room: Room,
     found: mpsc::Sender<Named>,
-    /// Peers that may be named under it.
-    room: usize,
-    seen: BTreeSet<NodeId>,
-}
-
-impl WordLookup {
-    /// Of those that one server of the DHT names, whom to ask. Half of the room at most: another server may be honest.
-    fn choose(&mut self, peers: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
-        if self.found.is_closed() {
-            return Vec::new();
-        }
-        let left = self.room.saturating_sub(self.seen.len());
-        let new = peers.filter(|peer| !self.seen.contains(peer));
-        let chosen: Vec<NodeId> = new.take(left.min(self.room.div_ceil(2))).collect();
-        self.seen.extend(&chosen);
-        chosen
-    }
 }
 
 impl Driver {
@@ -105,23 +84,11 @@ impl Driver {
         for peer in asked {
             self.name(peer, found);
         }
-        let mut left = MAX_NAMED;
-        for key in keys.iter().skip(1).rev() {
-            left = left.saturating_sub(NAMED_BY_MORE);
-            self.look_up_word(*key, NAMED_BY_MORE, found);
+        for (key, room) in keys.iter().zip(Room::of_words(keys.len())) {
+            let found = found.clone();
+            let word = LookupFor::Word(WordLookup { room, found });
+            self.hands.lookup(*key, word);
         }
-        if let Some(first) = keys.first() {
-            self.look_up_word(*first, left, found);
-        }
-    }
-
-    fn look_up_word(&mut self, key: ContentId, room: usize, found: &mpsc::Sender<Named>) {
-        let word = WordLookup {
-            found: found.clone(),
-            room,
-            seen: BTreeSet::new(),
-        };
-        self.hands.lookup(key, LookupFor::Word(word));
     }
 
     /// The DHT names peers under a word. Whom it names is dialled while the look-up goes on: only as long does kad know the
@@ -130,10 +97,15 @@ impl Driver {
         let Some(LookupFor::Word(word)) = self.hands.lookups.get_mut(&lookup) else {
             return;
         };
+        let found = word.found.clone();
+        if found.is_closed() {
+            return;
+        }
         let (local, now, blamed) = (self.hands.local, self.hands.now, &self.blamed);
         let others = peers.into_iter().filter(|peer| *peer != local);
-        let chosen = word.choose(others.filter(|peer| !blamed.has(*peer, now)));
-        let found = word.found.clone();
+        let chosen = word
+            .room
+            .choose(others.filter(|peer| !blamed.has(*peer, now)));
         for peer in chosen {
             self.hands.heard_of(peer, &[], FoundBy::Dht);
             self.name(peer, &found);
