@@ -42,6 +42,11 @@ impl Room {
         }
         chosen
     }
+
+    /// Nobody knows yet where this peer is: it takes no room until it is named again, maybe with an address.
+    pub(crate) fn forget(&mut self, peer: NodeId) {
+        self.seen.remove(&peer);
+    }
 }
 
 #[cfg(test)]
@@ -74,5 +79,7 @@ mod tests {
         assert_eq!(room.choose([peer(0), peer(6000)]), [peer(6000)]);
         assert_eq!(room.choose((7000..9000).map(peer)).len(), 15);
         assert_eq!(room.choose([peer(9000)]), []);
+        room.forget(peer(0));
+        assert_eq!(room.choose([peer(1), peer(0)]), [peer(0)]);
     }
 }

@@ -26,13 +26,14 @@ const MAX_SEARCH_WORDS: usize = 3;
 
 /// Words that are in so many names that whoever is named under them is most likely not the one: a server names 20 of the
 /// thousands. Endings of file names; articles and prepositions of a few languages.
-static STOP: LazyLock<HashSet<&str>> =
-    LazyLock::new(|| STOP_WORDS.split_ascii_whitespace().collect());
 const STOP_WORDS: &str = "7z aac apk avi azw3 bin bmp bz2 csv deb djvu doc docx dmg epub exe flac flv gif gz htm html ico iso \
     jpeg jpg json m4a m4v md mkv mobi mov mp3 mp4 mpeg mpg nfo odp ods odt ogg ogv opus pdf png ppt pptx psd rar rpm rtf \
     srt svg tar tgz tif tiff torrent txt wav webm webp wma wmv xls xlsx xml xz zip zst \
     an and as at by da das de del der des di die do dos du el em en et for from il in la las le les los na no of on os \
     para por the to um uma und van von with";
+
+static STOP: LazyLock<HashSet<&str>> =
+    LazyLock::new(|| STOP_WORDS.split_ascii_whitespace().collect());
 
 /// A text as it is compared: compatibility decomposition, no combining marks, lower case.
 pub(crate) fn fold(text: &str) -> String {

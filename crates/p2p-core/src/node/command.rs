@@ -5,7 +5,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     error::{ConnectError, FetchError},
     fetch::{Order, Outcome, Progress, Seat},
-    naming::Named,
+    naming::{Named, Reached},
 };
 use crate::{
     announce::Announced,
@@ -89,6 +89,8 @@ pub(super) enum Command {
         keys: Vec<ContentId>,
         found: mpsc::Sender<Named>,
     },
+    /// Connect to a peer whose addresses are known, if it is not connected.
+    Reach { peer: NodeId, reply: Reached },
     /// A peer answered a search with lies.
     Blame { peer: NodeId },
     /// How ids stand with the announcer.

@@ -467,6 +467,9 @@ impl Driver {
                 self.hands.lookup(id, LookupFor::Embedder(found));
             }
             Command::Search { keys, found } => self.search(&keys, &found),
+            Command::Reach { peer, reply } => {
+                self.reach(peer, reply);
+            }
             Command::Blame { peer } => self.blamed.blame(peer, self.hands.now),
             Command::Announced { ids, reply } => {
                 let now = self.hands.now;

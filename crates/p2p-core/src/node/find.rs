@@ -5,7 +5,12 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures::{StreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Node, NodeStopped, blocking, command::Command, error::NodeError, naming::Named};
+use super::{
+    Node, NodeStopped, blocking,
+    command::Command,
+    error::{ConnectError, NodeError},
+    naming::Named,
+};
 use crate::{
     content::{ContentId, Kind, NodeId, PublisherKey},
     names::{Claim, Findings, Lie, Wanted, check, search_keys},
@@ -119,24 +124,45 @@ impl Node {
         wanted: Arc<Wanted>,
     ) -> Result<(NodeId, Answer), NodeStopped> {
         let Named { peer, connected } = named;
-        if !matches!(connected.await, Ok(Ok(()))) {
-            return Ok((peer, Answer::Nothing));
+        let mut answer = self.ask_when(peer, connected, &query).await?;
+        if matches!(
+            answer,
+            Some(Err(NetFault::Unreachable | NetFault::Cancelled))
+        ) {
+            // The connection was one of those that a node closes when it has too many. A new one is not the oldest.
+            let (reply, connected) = oneshot::channel();
+            self.send(Command::Reach { peer, reply }).await?;
+            answer = self.ask_when(peer, connected, &query).await?;
         }
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Ask { peer, query, reply }).await?;
-        let manifests = match answer.await {
-            Ok(Ok(Reply::Manifests {
+        let manifests = match answer {
+            Some(Ok(Reply::Manifests {
                 manifests,
                 more: false,
             })) => manifests,
             // Nobody has to answer, or to be there any more.
-            Ok(Ok(Reply::NotFound | Reply::Busy)) | Err(_) => return Ok((peer, Answer::Nothing)),
+            Some(Ok(Reply::NotFound | Reply::Busy)) | None => return Ok((peer, Answer::Nothing)),
             // What is longer than any answer may be is refused undecoded.
-            Ok(Ok(_) | Err(NetFault::Protocol)) => return Ok((peer, Answer::Lie(Lie::Form))),
-            Ok(Err(_)) => return Ok((peer, Answer::Nothing)),
+            Some(Ok(_) | Err(NetFault::Protocol)) => return Ok((peer, Answer::Lie(Lie::Form))),
+            Some(Err(_)) => return Ok((peer, Answer::Nothing)),
         };
         let checked = blocking(move || check(&wanted, &manifests)).await?;
         Ok((peer, checked.map_or_else(Answer::Lie, Answer::Claims)))
+    }
+
+    /// Asks a peer when it is connected; `None` if it is not.
+    async fn ask_when(
+        &self,
+        peer: NodeId,
+        connected: oneshot::Receiver<Result<(), ConnectError>>,
+        query: &Query,
+    ) -> Result<Option<Result<Reply, NetFault>>, NodeStopped> {
+        if !matches!(connected.await, Ok(Ok(()))) {
+            return Ok(None);
+        }
+        let (reply, answer) = oneshot::channel();
+        let query = query.clone();
+        self.send(Command::Ask { peer, query, reply }).await?;
+        Ok(answer.await.ok())
     }
 }
 

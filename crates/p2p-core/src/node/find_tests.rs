@@ -135,6 +135,39 @@ async fn words_stay_announced_over_a_restart() {
     holder.shutdown().await;
 }
 
+/// The same bytes under two names, of which one is for nobody to see.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unlisted_name_stays_so_beside_a_listed_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for name in ["summer.txt", "surprise.txt"] {
+        std::fs::write(path(name), "the same").unwrap();
+    }
+    let mut config = Config::default().with_data_dir(path("data"));
+    config.network = network(DhtMode::Client, &[]);
+    let node = Node::start(config.clone()).await.unwrap();
+    let secret = || node.share(path("surprise.txt")).unlisted(true);
+    secret().await.unwrap();
+    node.share(path("summer.txt")).await.unwrap();
+    assert_eq!(words(&node, "summer").await, [Some(Announced::Due)]);
+    assert_eq!(words(&node, "surprise").await, [None]);
+    // The bytes are shared still, but not for everyone.
+    let listed = ShareRef::Path(path("summer.txt"));
+    node.unshare(listed).await.unwrap();
+    assert_eq!(words(&node, "summer surprise").await, [None, None]);
+    node.share(path("summer.txt")).await.unwrap();
+    secret().await.unwrap();
+    node.share_bytes("winter", "another").await.unwrap();
+    node.shutdown().await;
+    let node = Node::start(config).await.unwrap();
+    until("what was shared before to be read", async || {
+        words(&node, "winter").await != [None]
+    })
+    .await;
+    assert_eq!(words(&node, "surprise").await, [None]);
+    node.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connected_peers_are_asked_without_a_dht() {
     let holder = start(DhtMode::Off, &[]).await;

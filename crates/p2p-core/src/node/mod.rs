@@ -435,7 +435,11 @@ impl Opened {
         for (path, share) in store.shares()? {
             if !share.unlisted {
                 let signed = store.manifests(share.id)?.into_iter();
-                let by_us = signed.filter(|manifest| manifest.claims().publisher == ours);
+                // The same bytes may be shared unlisted as well, and the manifest have the name they have there.
+                let by_us = signed.filter(|manifest| {
+                    let claims = manifest.claims();
+                    claims.publisher == ours && claims.name == share.name
+                });
                 by_us.for_each(|manifest| {
                     catalog.insert(manifest);
                 });

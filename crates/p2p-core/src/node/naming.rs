@@ -17,6 +17,9 @@ use crate::{
     peers::FoundBy,
 };
 
+/// Told when a peer is connected; dropped if it cannot be reached.
+pub(super) type Reached = oneshot::Sender<Result<(), ConnectError>>;
+
 /// A peer that may answer a search, and when it is connected.
 pub(super) struct Named {
     pub(super) peer: NodeId,
@@ -106,27 +109,38 @@ impl Driver {
         let chosen = word
             .room
             .choose(others.filter(|peer| !blamed.has(*peer, now)));
+        let mut lost = Vec::new();
         for peer in chosen {
             self.hands.heard_of(peer, &[], FoundBy::Dht);
-            self.name(peer, &found);
+            if !self.name(peer, &found) {
+                lost.push(peer);
+            }
+        }
+        if let Some(LookupFor::Word(word)) = self.hands.lookups.get_mut(&lookup) {
+            lost.into_iter().for_each(|peer| word.room.forget(peer));
         }
     }
 
-    fn name(&mut self, peer: NodeId, found: &mpsc::Sender<Named>) {
-        let connected = self.reach(peer);
+    /// False if nobody knows where the peer is.
+    fn name(&mut self, peer: NodeId, found: &mpsc::Sender<Named>) -> bool {
+        let (reply, connected) = oneshot::channel();
+        if !self.reach(peer, reply) {
+            return false;
+        }
         // Who does not listen does not hear: there is room for all that are asked.
         let _ = found.try_send(Named { peer, connected });
+        true
     }
 
-    /// Connects to a peer wherever it is known to be, if it is not connected.
-    fn reach(&mut self, peer: NodeId) -> oneshot::Receiver<Result<(), ConnectError>> {
-        let (reply, connected) = oneshot::channel();
+    /// Connects to a peer wherever it is known to be, if it is not connected. False if nobody knows.
+    pub(super) fn reach(&mut self, peer: NodeId, reply: Reached) -> bool {
         if self.hands.peers.is_connected(peer) {
             let _ = reply.send(Ok(()));
-            return connected;
+            return true;
         }
         let addresses = self.hands.peers.addresses(peer).to_vec();
-        if self.hands.net.dial_now(peer, &addresses) {
+        let dials = self.hands.net.dial_now(peer, &addresses);
+        if dials {
             // Searches that ran out of time leave those behind that never said anything.
             self.hands.connecting.retain(|_, waiting| {
                 waiting.retain(|reply| !reply.is_closed());
@@ -134,6 +148,6 @@ impl Driver {
             });
             self.hands.connecting.entry(peer).or_default().push(reply);
         }
-        connected
+        dials
     }
 }

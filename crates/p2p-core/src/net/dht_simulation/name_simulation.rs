@@ -16,7 +16,7 @@ use crate::{
     content::{ContentId, Kind, NodeId, PublisherSecret, SignedManifest},
     names::{Room, Shown, Wanted, check, search_keys},
     net::{
-        LookupId, Net, NetEvent, QueryId,
+        LookupId, Net, NetEvent, NetFault, QueryId,
         wire::{Query, Reply},
     },
     node::catalog::Catalog,
@@ -51,7 +51,7 @@ pub(super) struct Names {
     searches: HashMap<u64, Search>,
     made: u64,
     walks: HashMap<LookupId, (u64, Room)>,
-    asked: HashMap<QueryId, u64>,
+    asked: HashMap<QueryId, (u64, NodeId)>,
 }
 
 struct Search {
@@ -62,6 +62,7 @@ struct Search {
     /// Named, and being dialled.
     dialled: BTreeSet<NodeId>,
     asked: BTreeSet<NodeId>,
+    again: BTreeSet<NodeId>,
     began: Instant,
     tell: oneshot::Sender<Searched>,
 }
@@ -86,6 +87,7 @@ impl Names {
             found: false,
             dialled: BTreeSet::new(),
             asked: BTreeSet::new(),
+            again: BTreeSet::new(),
             began: Instant::now(),
             tell,
         };
@@ -112,9 +114,14 @@ impl Names {
                 return None;
             }
             NetEvent::Answered { query, result } => {
-                let number = self.asked.remove(&query)?;
-                if let Ok(Reply::Manifests { manifests, .. }) = result {
-                    self.on_manifests(number, &manifests);
+                let (number, peer) = self.asked.remove(&query)?;
+                match result {
+                    Ok(Reply::Manifests { manifests, .. }) => {
+                        self.on_manifests(number, &manifests);
+                    }
+                    // As a node does, when a connection was closed because there were too many.
+                    Err(NetFault::Unreachable) => self.ask_again(number, peer, net),
+                    _ => {}
                 }
                 self.conclude(number);
                 return None;
@@ -143,14 +150,39 @@ impl Names {
             return;
         };
         let number = *number;
+        let mut lost = Vec::new();
         for peer in room.choose(peers.iter().copied()) {
-            self.ask(number, peer, net);
-            if let Some(search) = self.searches.get_mut(&number)
-                && !search.asked.contains(&peer)
-                && net.dial_now(peer, &[])
-            {
-                search.dialled.insert(peer);
+            if !self.reach(number, peer, net) {
+                lost.push(peer);
             }
+        }
+        if let Some((_, room)) = self.walks.get_mut(&lookup) {
+            lost.into_iter().for_each(|peer| room.forget(peer));
+        }
+    }
+
+    /// Asks a peer, now or when it is connected. False if nobody knows where it is.
+    fn reach(&mut self, number: u64, peer: NodeId, net: &mut Net) -> bool {
+        self.ask(number, peer, net);
+        let Some(search) = self.searches.get_mut(&number) else {
+            return true;
+        };
+        if search.asked.contains(&peer) || search.dialled.contains(&peer) {
+            return true;
+        }
+        let dials = net.dial_now(peer, &[]);
+        if dials {
+            search.dialled.insert(peer);
+        }
+        dials
+    }
+
+    fn ask_again(&mut self, number: u64, peer: NodeId, net: &mut Net) {
+        if let Some(search) = self.searches.get_mut(&number)
+            && search.again.insert(peer)
+        {
+            search.asked.remove(&peer);
+            self.reach(number, peer, net);
         }
     }
 
@@ -179,7 +211,7 @@ impl Names {
         let text = search.text.clone();
         if let Some(query) = net.ask(peer, Query::Search { text }) {
             search.asked.insert(peer);
-            self.asked.insert(query, number);
+            self.asked.insert(query, (number, peer));
         }
     }
 
@@ -201,7 +233,7 @@ impl Names {
         let found = search.found;
         let waits = !search.dialled.is_empty()
             || self.walks.values().any(|(of, _)| *of == number)
-            || self.asked.values().any(|of| *of == number);
+            || self.asked.values().any(|(of, _)| *of == number);
         if !found && waits {
             return;
         }
