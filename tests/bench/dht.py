@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the simulated networks of `benches/dht.rs`, gathers what came of them, and draws it over their size.
 
-    tests/bench/dht.py --run 50 200 1000 [--case calm churn silent]    # into docs/benchmarks/dht.json
+    tests/bench/dht.py --run 50 200 1000 [--case calm churn silent names]    # into docs/benchmarks/dht.json
     tests/bench/dht.py                                                 # the picture and the table, of what is there
 """
 import argparse
@@ -19,6 +19,8 @@ TOP = Path(__file__).resolve().parents[2]
 RESULTS = TOP / "docs/benchmarks/dht.json"
 PICTURE = TOP / "docs/benchmarks/dht.svg"
 CASES = {"calm": ("nothing happens", OURS), "churn": ("10 % replaced each minute", "#b35900"), "silent": ("20 % say nothing", "#5b4b8a")}
+# Searches by name: a table of their own.
+NAMES = "names"
 # What is drawn: its title, its value, and whether from zero.
 PANELS = [("look-ups that succeed, %", lambda run: 100 * run["found"] / run["lookups"], (90, 100)),
           ("hops to the first provider", lambda run: run["hops"], (0, None)),
@@ -86,21 +88,35 @@ def table(runs):
                f"{r['kib_per_node'] / 1024:.2f} MiB |")
 
 
+def table_of_names(runs):
+    yield "| nodes | names | found | peers asked | time, median, p95, p99 |"
+    yield "|---|---|---|---|---|"
+    for r in runs:
+        times = ", ".join(f"{1000 * r[k]:,.0f} ms" for k in ("time_median", "time_p95", "time_p99"))
+        yield (f"| {r['nodes']:,} | {r['contents']} | {r['found']} of {r['lookups']} ({100 * r['found'] / r['lookups']:.2f} %) | "
+               f"{r['asked']:.1f} | {times} |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", nargs="*", type=int, default=[], metavar="NODES")
-    parser.add_argument("--case", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--case", nargs="*", default=[*CASES, NAMES], choices=[*CASES, NAMES])
     given = parser.parse_args()
     runs = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     for nodes in given.run:
         for case in given.case:
             runs = [old for old in runs if (old["case"], old["nodes"]) != (case, nodes)] + [run(nodes, case)]
-            runs.sort(key=lambda one: (list(CASES).index(one["case"]), one["nodes"]))
+            runs.sort(key=lambda one: ([*CASES, NAMES].index(one["case"]), one["nodes"]))
             RESULTS.write_text(json.dumps(runs, indent=1) + "\n")
     if not runs:
         sys.exit("no results: --run 50 200")
-    PICTURE.write_text(draw(runs))
-    print("\n".join(table(runs)))
+    names = [one for one in runs if one["case"] == NAMES]
+    ids = [one for one in runs if one["case"] != NAMES]
+    if ids:
+        PICTURE.write_text(draw(ids))
+        print("\n".join(table(ids)))
+    if names:
+        print("\n".join(table_of_names(names)))
 
 
 if __name__ == "__main__":

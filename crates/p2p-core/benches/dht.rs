@@ -1,12 +1,12 @@
 //! Networks of many nodes in one process: how often, how fast and at what cost providers are found.
 //!
-//!     cargo bench -p p2p-core --bench dht -- [--nodes N] [--case calm|churn|silent] [--lookups N] [--contents N] [--seed N]
+//!     cargo bench -p p2p-core --bench dht -- [--nodes N] [--case calm|churn|silent|names] [--lookups N] [--contents N] [--seed N]
 //!
 //! Prints a line of JSON, which `tests/bench/dht.py` gathers in `docs/benchmarks/dht.json` and draws.
 
 use std::{fmt, time::Duration};
 
-use p2p_core::bench::dht::{Found, Scenario, note_named, run};
+use p2p_core::bench::dht::{Found, Scenario, name_simulation, note_named, run};
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
@@ -79,6 +79,32 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
+/// Searches by name instead of look-ups of ids.
+fn names(runtime: &tokio::runtime::Runtime, scenario: Scenario) {
+    let outcome = runtime.block_on(name_simulation::run(scenario));
+    let searched = &outcome.searched;
+    let found = searched.iter().filter_map(|one| one.time);
+    let mut times: Vec<f64> = found.map(|time| time.as_secs_f64()).collect();
+    times.sort_by(f64::total_cmp);
+    let asked: Vec<f64> = searched.iter().map(|one| one.asked as f64).collect();
+    println!(
+        "{{\"case\":\"names\",\"nodes\":{},\"lookups\":{},\"found\":{},\"announced\":{},\"words\":{},\
+         \"contents\":{},\"asked\":{:.2},\"time_median\":{:.4},\"time_p95\":{:.4},\"time_p99\":{:.4},\
+         \"joining\":{:.1}}}",
+        scenario.nodes,
+        searched.len(),
+        times.len(),
+        outcome.announced,
+        outcome.words,
+        scenario.contents,
+        mean(&asked),
+        quantile(&times, 50),
+        quantile(&times, 95),
+        quantile(&times, 99),
+        outcome.joining.as_secs_f64(),
+    );
+}
+
 fn main() {
     let only_kad = tracing_subscriber::filter::filter_fn(|metadata| {
         metadata.is_event() && metadata.target() == "libp2p_kad::behaviour"
@@ -100,6 +126,9 @@ fn main() {
         seed: number("--seed", 1) as u64,
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    if case == "names" {
+        return names(&runtime, scenario);
+    }
     let before = memory();
     let outcome = runtime.block_on(run(scenario));
     let found = &outcome.found;

@@ -42,6 +42,7 @@ pub mod bench;
 mod config;
 pub mod content;
 mod download;
+mod names;
 mod net;
 mod node;
 mod peers;

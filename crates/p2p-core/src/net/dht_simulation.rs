@@ -5,6 +5,8 @@
 //!
 //! Small networks run as a test; large ones by `cargo bench -p p2p-core --bench dht`.
 
+pub mod name_simulation;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap, VecDeque},
@@ -17,10 +19,11 @@ use std::{
 use futures::{StreamExt, future::Either, stream::FuturesUnordered};
 use tokio::sync::{mpsc, oneshot};
 
+use self::name_simulation::{Names, Searched};
 use super::{GroupId, LookupId, Net, NetEvent, NodeKey, memory_simulation::transport};
 use crate::{
     config::{DhtMode, NetworkConfig, RelayMode},
-    content::{Address, ContentId, NodeId},
+    content::{Address, ContentId, NodeId, SignedManifest},
 };
 
 /// Pings of thousands of connections would be most of what a simulation does.
@@ -114,6 +117,10 @@ enum Order {
     Announce(ContentId, oneshot::Sender<bool>),
     Lookup(ContentId, NodeId, oneshot::Sender<Found>),
     Facts(oneshot::Sender<Facts>),
+    /// Show a share.
+    Show(Box<SignedManifest>),
+    /// Search by name until this is found.
+    Find(String, ContentId, oneshot::Sender<Searched>),
     /// From now on, answer nothing.
     Silence,
 }
@@ -141,6 +148,7 @@ struct Running {
     groups: HashMap<GroupId, oneshot::Sender<bool>>,
     searches: HashMap<LookupId, Search>,
     paths: Option<HashMap<String, u32>>,
+    names: Names,
 }
 
 impl Running {
@@ -211,11 +219,18 @@ impl Running {
                     records: self.net.foreign_records(),
                 });
             }
+            Order::Show(manifest) => self.names.show(*manifest),
+            Order::Find(text, wanted, tell) => {
+                self.names.find(&text, wanted, tell, &mut self.net);
+            }
             Order::Silence => {}
         }
     }
 
     fn on_event(&mut self, event: NetEvent) {
+        let Some(event) = self.names.on_event(event, &mut self.net) else {
+            return;
+        };
         match event {
             NetEvent::Connected { peer, .. } => {
                 self.connected.push_back(peer);
@@ -343,6 +358,7 @@ impl Network {
             groups: HashMap::new(),
             searches: HashMap::new(),
             paths: None,
+            names: Names::default(),
         };
         let member = Member {
             node,

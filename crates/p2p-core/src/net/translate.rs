@@ -268,10 +268,7 @@ impl Net {
             agent: info.agent_version.chars().take(128).collect(),
             addresses: listen.into_iter().filter_map(address).collect(),
             speaks_ours,
-            relays: info
-                .protocols
-                .iter()
-                .any(|name| *name == relay::HOP_PROTOCOL_NAME),
+            relays: info.protocols.contains(&relay::HOP_PROTOCOL_NAME),
         })
     }
 

@@ -24,7 +24,7 @@ impl Times {
         Ok(Self(times.into()))
     }
 
-    fn of_id(&self, id: ContentId) -> Option<u32> {
+    pub(super) fn of_id(&self, id: ContentId) -> Option<u32> {
         let at = self.0.binary_search_by_key(&id, |(id, _)| *id).ok()?;
         self.0.get(at).map(|(_, time)| *time)
     }
@@ -55,6 +55,7 @@ impl Driver {
     pub(super) fn announce_known(&mut self) {
         if self.has_dht {
             self.gone_at_start = Some(HashSet::new());
+            self.count_words();
             self.read_known(None, None);
         }
     }
@@ -103,7 +104,10 @@ impl Driver {
         self.dirty = true;
         match last {
             Some(last) => self.read_known(Some(last), Some(announced)),
-            None => self.gone_at_start = None,
+            None => {
+                self.gone_at_start = None;
+                self.restore_words(&announced);
+            }
         }
     }
 

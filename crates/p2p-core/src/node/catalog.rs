@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
-
 use crate::{
     audience::{Asker, Audience},
     content::{ContentId, SignedManifest},
+    names::{Wanted, fold},
     net::wire::MAX_MANIFESTS,
 };
 
@@ -23,9 +22,19 @@ struct Entry {
     audience: Audience,
 }
 
+impl Entry {
+    fn for_everyone(self) -> Option<SignedManifest> {
+        (self.audience == Audience::Everyone).then_some(self.manifest)
+    }
+}
+
 impl Catalog {
-    /// Shows a share to those it is for.
-    pub(crate) fn insert(&mut self, manifest: SignedManifest, audience: Audience) {
+    /// Shows a share to those it is for. Returns what was shown to everyone under its id.
+    pub(crate) fn insert(
+        &mut self,
+        manifest: SignedManifest,
+        audience: Audience,
+    ) -> Option<SignedManifest> {
         let claims = manifest.claims();
         let id = claims.content;
         let entry = Entry {
@@ -33,12 +42,19 @@ impl Catalog {
             manifest,
             audience,
         };
-        self.shares.insert(id, entry);
+        self.shares.insert(id, entry).and_then(Entry::for_everyone)
     }
 
-    /// Shows it no longer.
-    pub(crate) fn remove(&mut self, id: ContentId) {
-        self.shares.remove(&id);
+    /// Shows it no longer. Returns what was shown to everyone.
+    pub(crate) fn remove(&mut self, id: ContentId) -> Option<SignedManifest> {
+        self.shares.remove(&id).and_then(Entry::for_everyone)
+    }
+
+    /// The names of all that is shown to everyone.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let entries = self.shares.values();
+        let entries = entries.filter(|entry| entry.audience == Audience::Everyone);
+        entries.map(|entry| entry.manifest.claims().name.as_str())
     }
 
     /// The shares after this id, as many as one reply holds, and whether more follow.
@@ -58,28 +74,16 @@ impl Catalog {
         (page, rest.next().is_some())
     }
 
-    /// Shares whose name contains the text, whatever the case and the accents.
+    /// Shares whose name contains each part of the text, whatever the case and the accents.
     pub(crate) fn search(&self, text: &str, asker: &Asker) -> Vec<SignedManifest> {
-        let wanted = fold(text);
-        if wanted.is_empty() {
-            return Vec::new();
-        }
+        let wanted = Wanted::new(text);
         self.shares
             .values()
-            .filter(|entry| entry.folded.contains(&wanted) && entry.audience.includes(asker))
+            .filter(|entry| wanted.matches(&entry.folded) && entry.audience.includes(asker))
             .take(MAX_MANIFESTS)
             .map(|entry| entry.manifest.clone())
             .collect()
     }
-}
-
-/// A text as it is compared: compatibility decomposition, no combining marks, lower case.
-pub(crate) fn fold(text: &str) -> String {
-    text.trim()
-        .nfkd()
-        .filter(|c| !is_combining_mark(*c))
-        .flat_map(char::to_lowercase)
-        .collect()
 }
 
 #[cfg(test)]
@@ -111,6 +115,7 @@ mod tests {
         };
         assert_eq!(found("cancao"), ["Canção do Mar.ogg"]);
         assert_eq!(found("CANÇÃO"), ["Canção do Mar.ogg"]);
+        assert_eq!(found("mar canção"), ["Canção do Mar.ogg"]);
         assert_eq!(found("αθηνα"), ["ΑΘΗΝΑ.txt"]);
         assert_eq!(found("stras"), Vec::<String>::new());
         assert_eq!(found("straße"), ["Straße.pdf"]);

@@ -5,6 +5,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     error::{ConnectError, FetchError},
     fetch::{Order, Outcome, Progress, Seat},
+    naming::{Named, Reached},
 };
 use crate::{
     announce::Announced,
@@ -51,6 +52,8 @@ pub(super) enum Command {
     Withdrawn { ids: Vec<ContentId> },
     /// Content is no longer shared.
     Unshared { id: ContentId },
+    /// What is left of the shares of a content is unlisted.
+    Hidden { id: ContentId },
     /// Content is no longer here, or damaged: it is announced no more.
     Lost { ids: Vec<ContentId>, changed: bool },
     /// Bytes a second from now on.
@@ -86,6 +89,15 @@ pub(super) enum Command {
         id: ContentId,
         found: mpsc::Sender<Vec<NodeId>>,
     },
+    /// Name whom to ask for a name with these words; the channel closes when there is nobody else.
+    Search {
+        keys: Vec<ContentId>,
+        found: mpsc::Sender<Named>,
+    },
+    /// Connect to a peer whose addresses are known, if it is not connected.
+    Reach { peer: NodeId, reply: Reached },
+    /// A peer answered a search with lies.
+    Blame { peer: NodeId },
     /// How ids stand with the announcer.
     Announced {
         ids: Vec<ContentId>,

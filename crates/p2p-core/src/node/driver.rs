@@ -34,6 +34,7 @@ use crate::{
     announce::Announcer,
     audience::Audience,
     content::{Address, ContentId, NodeId, SignedManifest},
+    names::{Blamed, Shown},
     net::{GroupId, NetEvent, UploadId},
     peers::{FoundBy, PeerChange},
     relays::Relays,
@@ -78,6 +79,10 @@ pub(super) struct Driver {
     /// Peers whose last connection has just ended, and when that is told.
     pub(super) leaving: BTreeMap<NodeId, (Instant, PeerChange)>,
     pub(super) catalog: Arc<Catalog>,
+    /// The words of its names.
+    pub(super) shown: Shown,
+    /// Who is not asked for names.
+    pub(super) blamed: Blamed,
     pub(super) bootstrap: Vec<Address>,
     /// How many addresses it is to listen on, until the first peers are dialled.
     listeners: Option<usize>,
@@ -142,6 +147,8 @@ impl Driver {
             askers: BTreeMap::new(),
             leaving: BTreeMap::new(),
             catalog: Arc::new(catalog),
+            shown: Shown::default(),
+            blamed: Blamed::default(),
             bootstrap: config.network.bootstrap.clone(),
             listeners: Some(config.network.listen.len()),
             started_at: now,
@@ -458,6 +465,7 @@ impl Driver {
                 self.withdraw(&[id]);
                 self.hands.tell(Event::Unshared { id });
             }
+            Command::Hidden { id } => self.hide(id),
             Command::Lost { ids, changed } => {
                 self.withdraw(&ids);
                 for id in ids.into_iter().filter(|_| changed) {
@@ -496,6 +504,11 @@ impl Driver {
             Command::Lookup { id, found } => {
                 self.hands.lookup(id, LookupFor::Embedder(found));
             }
+            Command::Search { keys, found } => self.search(&keys, &found),
+            Command::Reach { peer, reply } => {
+                self.reach(peer, reply);
+            }
+            Command::Blame { peer } => self.blamed.blame(peer, self.hands.now),
             Command::Announced { ids, reply } => {
                 let now = self.hands.now;
                 let states = ids.iter().map(|id| self.announcer.state(*id, now));
@@ -525,11 +538,10 @@ impl Driver {
             self.withdraw(entries);
             self.withdraw(&[id]);
         }
-        let catalog = Arc::make_mut(&mut self.catalog);
         if unlisted {
-            catalog.remove(id);
+            self.hide(id);
         } else {
-            catalog.insert(manifest, audience);
+            self.show(manifest, audience);
         }
         self.dirty = true;
         self.hands.tell(Event::Shared { id, name, size });
@@ -538,7 +550,7 @@ impl Driver {
     /// Shows and announces these contents no longer.
     fn withdraw(&mut self, ids: &[ContentId]) {
         for id in ids {
-            Arc::make_mut(&mut self.catalog).remove(*id);
+            self.hide(*id);
             self.announce_no_more(*id);
         }
         self.dirty = true;

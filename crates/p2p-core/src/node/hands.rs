@@ -18,6 +18,7 @@ use super::{
     event::Event,
     fetch::{prepare::Prepared, receive::Report},
     gate::Gate,
+    naming::WordLookup,
     upload::Served,
 };
 use crate::{
@@ -62,6 +63,8 @@ pub(crate) enum LookupFor {
     Session(SessionId),
     /// The embedder does.
     Embedder(mpsc::Sender<Vec<NodeId>>),
+    /// A search looks for those who share a name with a word.
+    Word(WordLookup),
     /// We announce.
     Announce(ContentId),
 }

@@ -4,19 +4,21 @@ mod address_book;
 mod announcing;
 mod answer;
 mod care;
-mod catalog;
+pub(crate) mod catalog;
 mod command;
 pub(crate) mod driver;
 mod error;
 mod event;
 pub(crate) mod fetch;
 mod fetching;
+mod find;
 mod follow;
 mod gate;
 mod hands;
 mod inventory;
 mod keys;
 mod moving;
+mod naming;
 mod network_key;
 mod on_net;
 mod query;
@@ -47,9 +49,10 @@ pub use self::{
     fetch::{
         Existing, Fetch, FetchBuilder, FetchState, FetchTarget, Fetched, Progress, SourceBytes,
     },
+    find::Found,
     keys::{KeyError, Keys},
     network_key::NetworkKey,
-    query::{CatalogEntry, ContentInfo, ContentPage, ContentState, Found, Listing},
+    query::{CatalogEntry, ContentInfo, ContentPage, ContentState, Listing},
     reader::Reader,
     share::{Announcement, Share, ShareInfo, ShareRef, ShareState, Shared},
     status::Status,
@@ -451,8 +454,14 @@ impl Opened {
         for (path, share) in shares {
             if !share.unlisted {
                 let signed = store.manifests(share.id)?.into_iter();
-                let by_us = signed.filter(|manifest| manifest.claims().publisher == ours);
-                by_us.for_each(|manifest| catalog.insert(manifest, share.audience.clone()));
+                // The same bytes may be shared unlisted as well, and the manifest have the name they have there.
+                let by_us = signed.filter(|manifest| {
+                    let claims = manifest.claims();
+                    claims.publisher == ours && claims.name == share.name
+                });
+                by_us.for_each(|manifest| {
+                    catalog.insert(manifest, share.audience.clone());
+                });
             }
             if share.watched {
                 watched.push(Followed::again(path, share));

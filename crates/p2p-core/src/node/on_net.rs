@@ -274,6 +274,7 @@ impl Driver {
                     self.hands.net.dial(peer, &[]);
                 }
             }
+            Some(LookupFor::Word(_)) => self.on_named(lookup, peers),
             Some(LookupFor::Announce(_)) | None => {}
         }
     }

@@ -22,7 +22,7 @@ use crate::{
     },
     net::{
         NetFault,
-        wire::{MAX_SEARCH_LEN, Query, Reply},
+        wire::{Query, Reply},
     },
     peers::{PeerInfo, PeerState},
     store::Store,
@@ -32,26 +32,6 @@ use crate::{
 const MAX_CATALOG_PAGES: usize = 4096;
 /// Between two searches for providers while there are none.
 const SEARCH_PAUSE: Duration = Duration::from_secs(1);
-/// The most that is taken from all peers together in one search.
-const MAX_FOUND: usize = 10_000;
-
-/// Something found by its name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Found {
-    /// Its id.
-    pub id: ContentId,
-    /// The name it goes by.
-    pub name: String,
-    /// Its size in bytes; of a folder, of its listing.
-    pub size: u64,
-    /// File or folder.
-    pub kind: Kind,
-    /// Who signed it.
-    pub publisher: PublisherKey,
-    /// Who has it.
-    pub peer: NodeId,
-}
 
 /// Something that a peer shares publicly.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,6 +163,8 @@ impl Node {
                 self.send(Command::Unshared { id: info.id }).await?;
                 let ids = entries.clone();
                 self.send(Command::Withdrawn { ids }).await?;
+            } else if !self.is_listed(info.id).await? {
+                self.send(Command::Hidden { id: info.id }).await?;
             }
         }
         let ended: Vec<ShareInfo> = ended.into_iter().map(|(info, _)| info).collect();
@@ -192,6 +174,12 @@ impl Node {
         let paths: Vec<PathBuf> = ended.iter().map(|info| info.path.clone()).collect();
         self.unfollow(paths).await?;
         Ok(ended)
+    }
+
+    /// Whether one of the shares of a content may be seen by everyone.
+    async fn is_listed(&self, id: ContentId) -> Result<bool, ShareError> {
+        let shares = self.with_store(move |store| store.shares_of(id)).await??;
+        Ok(shares.iter().any(|(_, share)| !share.unlisted))
     }
 
     /// How many shares there are.
@@ -326,41 +314,6 @@ impl Node {
             providers.extend(peers);
         }
         Ok(())
-    }
-
-    /// Searches the public shares of all connected peers by name: whatever contains the text, without regard to case
-    /// and accents. Results are signed by the publisher they name.
-    ///
-    /// # Errors
-    /// If the node has stopped.
-    pub async fn find(&self, text: &str, timeout: Duration) -> Result<Vec<Found>, NodeError> {
-        let mut end = text.len().min(MAX_SEARCH_LEN);
-        while !text.is_char_boundary(end) {
-            end = end.saturating_sub(1);
-        }
-        let text = text.get(..end).unwrap_or_default().to_owned();
-        let query = Query::Search { text };
-        let mut found = Vec::new();
-        let answers = tokio::time::timeout(timeout, self.ask_all(&query)).await;
-        for (peer, reply) in answers.unwrap_or(Ok(Vec::new()))? {
-            let Reply::Manifests { manifests, .. } = reply else {
-                continue;
-            };
-            for entry in entries_of(&manifests) {
-                if found.len() >= MAX_FOUND {
-                    return Ok(found);
-                }
-                found.push(Found {
-                    id: entry.id,
-                    name: entry.name,
-                    size: entry.size,
-                    kind: entry.kind,
-                    publisher: entry.publisher,
-                    peer,
-                });
-            }
-        }
-        Ok(found)
     }
 
     /// What a peer shares publicly. It is connected to first, if it is not and an address is known.

@@ -26,7 +26,7 @@ pub struct Status {
     pub peers_connected: u64,
     /// Peers remembered that are not active now.
     pub peers_known: u64,
-    /// Ids whose record the DHT's servers hold.
+    /// Ids whose record the DHT's servers hold; the words of public names count as well.
     pub announced: u64,
     /// Ids that are to be announced now, for the first time or again, and wait for their turn.
     pub announce_due: u64,

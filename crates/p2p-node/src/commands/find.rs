@@ -31,6 +31,7 @@ pub async fn execute(
             kind: kind_name(found.kind),
             publisher: found.publisher.to_string(),
             peer: found.peer.to_string(),
+            providers: found.providers,
         }))
         .await?;
     }

@@ -442,6 +442,8 @@ pub struct FoundReply {
     pub kind: String,
     pub publisher: String,
     pub peer: String,
+    /// How many of those that were asked have it.
+    pub providers: usize,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

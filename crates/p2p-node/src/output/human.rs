@@ -217,7 +217,12 @@ fn found_text(found: &FoundReply) -> String {
         escape(&found.publisher),
     );
     let (size, name) = (human_size(found.size), label(&found.name, &found.kind));
-    format!("{id}  {size:>7}  {name}  (at {peer}, signed by {publisher})")
+    let others = match found.providers.saturating_sub(1) {
+        0 => String::new(),
+        1 => " and 1 other".to_owned(),
+        more => format!(" and {more} others"),
+    };
+    format!("{id}  {size:>7}  {name}  (at {peer}{others}, signed by {publisher})")
 }
 
 fn removed_text(id: &str, deleted: &[String]) -> String {
