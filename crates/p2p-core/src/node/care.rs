@@ -5,8 +5,8 @@ use std::{fmt, future::IntoFuture, sync::Arc, time::Duration};
 use futures::future::BoxFuture;
 
 use super::{
-    Node, NodeStopped, command::Command, error::NodeError, inventory::describe, query::ContentInfo,
-    share::CancelOnDrop,
+    Node, NodeStopped, command::Command, error::NodeError, importing::CancelOnDrop,
+    inventory::describe, query::ContentInfo,
 };
 use crate::{
     config::{Limits, StorageConfig},

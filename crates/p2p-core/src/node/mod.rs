@@ -15,6 +15,7 @@ mod find;
 mod follow;
 mod gate;
 mod hands;
+mod importing;
 mod inventory;
 mod keys;
 mod moving;
