@@ -92,6 +92,8 @@ def markdown(case):
     lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] + ["---:"] * (len(head) - 1), *rows]]
     used = ", ".join(f"{name} {version}" for name, version in sorted(case["versions"].items()) if used_in(name, case))
     note = f"{case['title']}. {case['rounds']} rounds, {case['date'][:10]}; {used}."
+    if "machine" in case:
+        note += f" On {machine(case['machine'])}"
     note += "".join(f" Not measured: {name} ({why})." for name, why in case["skipped"].items())
     return "\n".join([note, "", *lines])
 

@@ -55,15 +55,16 @@ mod watch;
 pub use audience::Audience;
 pub use config::{Config, DhtMode, Limits, NetworkConfig, RelayLimits, RelayMode, StorageConfig};
 pub use content::{
-    Address, Attributes, BLOCK_LEN, ContentId, Entry, Kind, NodeId, ParseAddressError,
-    ParseIdError, ParseNodeIdError, Provider, PublisherKey, Ticket, TrustPolicy,
+    Address, Attributes, BLOCK_LEN, ContentId, Entry, Feed, FeedId, Kind, NodeId,
+    ParseAddressError, ParseFeedError, ParseIdError, ParseNodeIdError, Provider, PublisherKey,
+    Ticket, TrustPolicy,
 };
 pub use node::{
     AGENT, Announcement, CatalogEntry, ConnectError, ContentInfo, ContentPage, ContentState, Event,
-    Events, Existing, Fetch, FetchBuilder, FetchError, FetchState, FetchTarget, Fetched, Found,
-    KeyError, Keys, Listing, NetworkKey, Node, NodeError, NodeStopped, Pin, Progress, Reader,
-    Share, ShareError, ShareInfo, ShareRef, ShareState, Shared, SourceBytes, StartError, Status,
-    Verify,
+    Events, Existing, FeedError, FeedInfo, Fetch, FetchBuilder, FetchError, FetchState,
+    FetchTarget, Fetched, Found, KeyError, Keys, Listing, NetworkKey, Node, NodeError, NodeStopped,
+    Pin, Progress, Reader, Share, ShareError, ShareInfo, ShareRef, ShareState, Shared, SourceBytes,
+    StartError, Status, Verify,
 };
 pub use peers::{FoundBy, PeerInfo, PeerState};
 pub use store::{

@@ -9,8 +9,8 @@ use bincode::{Decode, Encode};
 use bytes::Bytes;
 
 use crate::content::{
-    BLOCK_LEN, BlockSet, ChainingValue, ContentId, MAX_SIZE, PAGE_BLOCKS, Provider, SignedManifest,
-    encoding,
+    BLOCK_LEN, BlockSet, ChainingValue, ContentId, FeedId, MAX_SIZE, PAGE_BLOCKS, Provider,
+    SignedFeed, SignedManifest, encoding,
 };
 
 /// Name of the protocol for small questions.
@@ -65,6 +65,9 @@ pub(crate) enum Query {
     /// The response to the request for blocks with this number is no longer wanted. Said in so many words because a
     /// stream that is dropped after its request was sent does not tell the other side (yamux sends no reset then).
     Cancel { number: u64 },
+    /// The latest value of this feed that the peer knows. Answered when its sequence is higher than `known`, or after a few
+    /// seconds.
+    Feed { feed: FeedId, known: Option<u64> },
 }
 
 /// The answer to a [`Query`].
@@ -88,6 +91,8 @@ pub(crate) enum Reply {
     Busy,
     /// The response is cancelled, or was over.
     Cancelled,
+    /// The value of a feed.
+    Feed { feed: SignedFeed },
 }
 
 /// A run of neighbouring blocks.
@@ -374,7 +379,11 @@ pub(crate) fn decode_reply(bytes: &[u8]) -> Result<Reply, WireError> {
         Reply::Have { size, .. } => *size <= MAX_SIZE,
         Reply::Manifests { manifests, .. } => manifests.len() <= MAX_MANIFESTS,
         Reply::Providers { providers } => providers.len() <= MAX_PROVIDERS,
-        Reply::Outline { .. } | Reply::NotFound | Reply::Busy | Reply::Cancelled => true,
+        Reply::Outline { .. }
+        | Reply::NotFound
+        | Reply::Busy
+        | Reply::Cancelled
+        | Reply::Feed { .. } => true,
     };
     if in_bounds {
         Ok(reply)

@@ -28,6 +28,19 @@ fn manifest() -> SignedManifest {
     SignedManifest::sign(Kind::File, abc(), 3, "abc.txt", 1_700_000_000, &secret).unwrap()
 }
 
+/// The public key of the secret key of 32 sevens.
+const KEY: &str = "ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c";
+
+fn feed() -> SignedFeed {
+    let secret = PublisherSecret::from_bytes([7; 32]);
+    SignedFeed::sign("news", 301, abc(), 1_700_000_000, &secret).unwrap()
+}
+
+fn feed_question(known: Option<u64>) -> Query {
+    let feed = feed().claims().id.clone();
+    Query::Feed { feed, known }
+}
+
 fn provider() -> Provider {
     let node = [&[0, 36, 8, 1, 18, 32][..], &[9; 32]].concat();
     let address: Address = "/ip4/192.0.2.1/tcp/4711".parse().unwrap();
@@ -77,6 +90,11 @@ fn queries() -> Vec<(Query, String)> {
         ),
         (search, "050474616c6b".into()),
         (Query::Cancel { number: 7 }, "0607".into()),
+        (feed_question(None), format!("07{KEY}046e65777300")),
+        (
+            feed_question(Some(300)),
+            format!("07{KEY}046e65777301fb2c01"),
+        ),
     ]
 }
 
@@ -107,6 +125,13 @@ fn replies() -> Vec<(Reply, String)> {
         (Reply::NotFound, "04".into()),
         (Reply::Busy, "05".into()),
         (Reply::Cancelled, "06".into()),
+        (
+            Reply::Feed { feed: feed() },
+            format!(
+                "0701{KEY}046e657773fb2d01{ABC}fc00f15365{}",
+                HEXLOWER.encode(&feed().encode()[79..])
+            ),
+        ),
     ]
 }
 

@@ -49,6 +49,13 @@ pub(super) enum Pace {
     Spread,
 }
 
+/// The keys of the feeds that this node serves.
+fn served_feeds(store: &Store) -> Result<Vec<ContentId>, StoreError> {
+    let records = store.feeds()?.into_iter();
+    let served = records.filter(|record| record.value.is_some() && (record.own || record.followed));
+    Ok(served.map(|record| record.id.key()).collect())
+}
+
 impl Driver {
     /// Announces what is known from earlier runs, when its time has come. It is read from the index page by page while the
     /// node runs already.
@@ -70,6 +77,9 @@ impl Driver {
                 let (mut ids, last) = offered_after(&store, after)?;
                 // Of what cannot be judged nothing is said.
                 ids.retain(|id| gate.is_open(&store, *id).unwrap_or(false));
+                if last.is_none() {
+                    ids.extend(served_feeds(&store)?);
+                }
                 let known = ids.into_iter().map(|id| (id, announced.of_id(id)));
                 Ok(Known {
                     ids: known.collect(),

@@ -2,10 +2,12 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use tokio::sync::watch;
+
 use super::{catalog::Catalog, fetch::prepare::read_all, gate::Gate};
 use crate::{
     audience::Asker,
-    content::{BLOCK_LEN, BlockSet, Collection, ContentId, Entry, Provider, TrustPolicy},
+    content::{BLOCK_LEN, BlockSet, Collection, ContentId, Entry, FeedId, Provider, TrustPolicy},
     net::wire::{MAX_MANIFESTS, MAX_REPLY_LEN, Query, Reply},
     store::{State, Store, StoreError},
 };
@@ -28,13 +30,22 @@ pub(crate) struct Known {
     pub(crate) store: Store,
     pub(crate) gate: Arc<Gate>,
     pub(crate) asker: Asker,
+    /// Changes when a feed has a new value.
+    pub(crate) feed_news: watch::Receiver<u64>,
     pub(crate) catalog: Arc<Catalog>,
     /// Other providers of the content asked for.
     pub(crate) providers: Vec<Provider>,
 }
 
 /// Answers a query. What is not for the asker is answered as if it were not here, and as soon.
-pub(crate) async fn answer(known: Known, query: Query) -> Reply {
+pub(crate) async fn answer(mut known: Known, query: Query) -> Reply {
+    if let Query::Feed {
+        feed,
+        known: Some(sequence),
+    } = &query
+    {
+        wait_for_value(&mut known, feed, *sequence).await;
+    }
     let (known, query) = match admit(known, query).await {
         Ok(admitted) => admitted,
         Err(reply) => return reply,
@@ -54,6 +65,23 @@ pub(crate) async fn answer(known: Known, query: Query) -> Reply {
         })
     });
     answered.await.unwrap_or(Reply::Busy)
+}
+
+/// Waits until a feed that is here has a value with a higher sequence, but not long.
+async fn wait_for_value(known: &mut Known, id: &FeedId, sequence: u64) {
+    let (store, news) = (known.store.clone(), &mut known.feed_news);
+    let waiting = async {
+        loop {
+            let (store, id) = (store.clone(), id.clone());
+            let record = tokio::task::spawn_blocking(move || store.feed(&id)).await;
+            let Ok(Ok(Some(record))) = record else { return };
+            let now = record.value.map(|signed| signed.claims().sequence);
+            if now.is_none_or(|now| now > sequence) || news.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(HAVE_PATIENCE, waiting).await;
 }
 
 /// The content that a query is about.
@@ -152,6 +180,10 @@ fn answer_now(known: &Known, query: &Query) -> Result<Reply, StoreError> {
             Reply::Manifests { manifests, more }
         }
         Query::Cancel { .. } => Reply::Cancelled,
+        Query::Feed { feed, .. } => {
+            let value = store.feed(feed)?.and_then(|record| record.value);
+            value.map_or(Reply::NotFound, |feed| Reply::Feed { feed })
+        }
         Query::Search { text } => Reply::Manifests {
             manifests: known.catalog.search(text, &known.asker),
             more: false,

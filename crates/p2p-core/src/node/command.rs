@@ -103,6 +103,10 @@ pub(super) enum Command {
         ids: Vec<ContentId>,
         reply: oneshot::Sender<Vec<Option<Announced>>>,
     },
+    /// The feed with this key is served from now on: it is announced.
+    Served { key: ContentId },
+    /// It is not any more.
+    Unserved { key: ContentId },
     /// Stop.
     Shutdown { done: oneshot::Sender<()> },
 }

@@ -509,6 +509,8 @@ impl Driver {
                 self.reach(peer, reply);
             }
             Command::Blame { peer } => self.blamed.blame(peer, self.hands.now),
+            Command::Served { key } => self.announce(key, Pace::Now),
+            Command::Unserved { key } => self.announce_no_more(key),
             Command::Announced { ids, reply } => {
                 let now = self.hands.now;
                 let states = ids.iter().map(|id| self.announcer.state(*id, now));

@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use super::keys::KeyError;
 use crate::{
-    content::{Address, CollectionError, ManifestError, NodeId, PublisherKey},
+    content::{Address, BadFeed, CollectionError, ManifestError, NodeId, PathError, PublisherKey},
     net::NetError,
     store::{ImportError, ReadError, StoreError},
 };
@@ -119,6 +119,47 @@ impl ShareError {
             Self::Store(error) => store_code(error),
             Self::Name(_) | Self::Folder(_) | Self::InMemory | Self::TooManyPeers => "usage",
             Self::Import(_) => "io",
+            Self::Stopped(_) => "stopped",
+        }
+    }
+}
+
+/// Publishing, resolving or following a feed did not work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FeedError {
+    /// The name cannot be that of a feed.
+    #[error("cannot be the name of a feed: {0}")]
+    Name(#[from] PathError),
+    /// The value is not the publisher's.
+    #[error("refused: {0}")]
+    Refused(#[source] BadFeed),
+    /// Nobody who has a value of it was found in time.
+    #[error("not found: nobody told what the feed stands for in {} s", .waited.as_secs())]
+    NotFound {
+        /// How long was asked.
+        waited: std::time::Duration,
+    },
+    /// More are followed than can be kept up with.
+    #[error("too many feeds are followed")]
+    TooMany,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The node has stopped.
+    #[error(transparent)]
+    Stopped(#[from] NodeStopped),
+}
+
+impl FeedError {
+    /// The word for programs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Name(_) | Self::TooMany => "usage",
+            Self::Refused(_) => "verification",
+            Self::NotFound { .. } => "not_found",
+            Self::Store(error) => store_code(error),
             Self::Stopped(_) => "stopped",
         }
     }

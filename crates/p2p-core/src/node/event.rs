@@ -11,7 +11,7 @@ use futures::{Stream, StreamExt, stream};
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::{
-    content::{Address, ContentId},
+    content::{Address, ContentId, Feed},
     peers::PeerInfo,
 };
 
@@ -85,6 +85,8 @@ pub enum Event {
         /// Where it was.
         path: PathBuf,
     },
+    /// A feed has a newer value than any seen before.
+    FeedChanged(Feed),
     /// A download was deleted to make room for others, or because it was asked to go.
     Evicted {
         /// What it was.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{broadcast, mpsc, oneshot},
+    sync::{broadcast, mpsc, oneshot, watch},
     task::JoinSet,
 };
 
@@ -114,6 +114,8 @@ pub(crate) struct Hands {
     pub(crate) net: Net,
     pub(crate) store: Store,
     pub(crate) gate: Arc<Gate>,
+    /// Counts the values of feeds that were news.
+    pub(crate) feed_news: watch::Sender<u64>,
     /// Whether content may go through relays.
     pub(crate) relay_data: bool,
     pub(crate) peers: Peers,

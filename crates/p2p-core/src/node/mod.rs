@@ -9,7 +9,8 @@ mod command;
 pub(crate) mod driver;
 mod error;
 mod event;
-pub(crate) mod fetch;
+pub(crate) mod feeds;
+mod fetch;
 mod fetching;
 mod find;
 mod follow;
@@ -45,8 +46,9 @@ use tokio::{
 
 pub use self::{
     care::{Pin, Verify},
-    error::{ConnectError, FetchError, NodeError, NodeStopped, ShareError, StartError},
+    error::{ConnectError, FeedError, FetchError, NodeError, NodeStopped, ShareError, StartError},
     event::{Event, Events},
+    feeds::FeedInfo,
     fetch::{
         Existing, Fetch, FetchBuilder, FetchState, FetchTarget, Fetched, Progress, SourceBytes,
     },
@@ -63,6 +65,7 @@ use self::{
     command::{COMMAND_QUEUE, Command},
     driver::{Driver, clock},
     event::EVENT_QUEUE,
+    feeds::Followers,
     follow::{Followed, Follower},
     gate::Gate,
     hands::{Hands, Rates},
@@ -101,6 +104,7 @@ struct Inner {
     events: broadcast::Sender<Event>,
     published: watch::Receiver<Published>,
     follower: Follower,
+    feeds: Followers,
     gate: Arc<Gate>,
     folder_sizes: Arc<FolderSizes>,
     started: Instant,
@@ -141,6 +145,7 @@ impl Node {
         let watched = std::mem::take(&mut opened.watched);
         let node = Self::assemble(&config, opened)?;
         node.wait_until_listening(config.network.listen.len()).await;
+        node.follow_feeds_again().await;
         for share in watched {
             // It fails only when the node has stopped, and then nothing is to be watched.
             let _ = node.follow(share).await;
@@ -159,6 +164,7 @@ impl Node {
             watched: _,
         } = opened;
         let gate = Arc::new(gate);
+        let (feed_news, _) = watch::channel(0);
         let net = Net::start(
             &keys.node,
             &config.network,
@@ -180,6 +186,7 @@ impl Node {
             net,
             store: store.clone(),
             gate: Arc::clone(&gate),
+            feed_news: feed_news.clone(),
             relay_data: config.network.relay_data,
             peers,
             asked: HashMap::new(),
@@ -222,6 +229,7 @@ impl Node {
                 commands: command_tx,
                 events,
                 published: watching,
+                feeds: Followers::new(feed_news),
                 gate,
                 folder_sizes: Arc::default(),
                 started: now,
@@ -323,6 +331,7 @@ impl Node {
         let inner = Arc::clone(&self.inner);
         // It fails only with the runtime.
         let _ = blocking(move || inner.follower.stop()).await;
+        self.inner.feeds.stop().await;
         let (done, stopped) = oneshot::channel();
         if self.send(Command::Shutdown { done }).await.is_ok() {
             // An error says that it stopped on its own meanwhile.

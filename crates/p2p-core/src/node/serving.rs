@@ -77,6 +77,7 @@ impl Driver {
             store: self.hands.store.clone(),
             gate: Arc::clone(&self.hands.gate),
             asker: self.hands.asker(peer),
+            feed_news: self.hands.feed_news.subscribe(),
             catalog: Arc::clone(&self.catalog),
             providers,
         };

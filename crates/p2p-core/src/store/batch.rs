@@ -7,13 +7,13 @@ use redb::{ReadableTable, WriteTransaction};
 
 use super::IndexError;
 use super::index::{
-    ALL, CONTENTS, COPIES, HELD, Index, MANIFESTS, OUTLINES, OpenDatabase, PATHS, PINS, SHARED,
-    SHARES, TOTALS, Table, copy_key, guarded, keys_of, manifest_key, outline_key, parsed,
+    ALL, CONTENTS, COPIES, FEEDS, HELD, Index, MANIFESTS, OUTLINES, OpenDatabase, PATHS, PINS,
+    SHARED, SHARES, TOTALS, Table, copy_key, guarded, keys_of, manifest_key, outline_key, parsed,
 };
 use super::outline::TOP;
 use super::record::{
-    ContentRecord, HeldRecord, PathRecord, PinRecord, Record, ShareRecord, Totals, manifest_value,
-    outline_value,
+    ContentRecord, FeedRecord, HeldRecord, PathRecord, PinRecord, Record, ShareRecord, Totals,
+    manifest_value, outline_value,
 };
 use crate::content::{ChainingValue, ContentId, PublisherKey};
 
@@ -286,6 +286,18 @@ impl<'a> Batch<'a> {
 
     pub(super) fn share(&self, path: &[u8]) -> Result<Option<ShareRecord>, IndexError> {
         self.value(SHARES, path, ShareRecord::from_value)
+    }
+
+    pub(super) fn feed(&self, key: ContentId) -> Result<Option<FeedRecord>, IndexError> {
+        self.value(FEEDS, key.as_bytes(), FeedRecord::from_value)
+    }
+
+    pub(super) fn put_feed(&mut self, key: ContentId, feed: &FeedRecord) -> Result<(), IndexError> {
+        self.insert(FEEDS, key.as_bytes(), &feed.to_value())
+    }
+
+    pub(super) fn remove_feed(&mut self, key: ContentId) -> Result<(), IndexError> {
+        self.remove(FEEDS, key.as_bytes())
     }
 
     pub(super) fn pin(&self, id: ContentId) -> Result<Option<PinRecord>, IndexError> {

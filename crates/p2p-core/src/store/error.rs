@@ -30,6 +30,9 @@ pub enum StoreError {
         /// The process that holds it, if it could be read.
         pid: Option<u32>,
     },
+    /// The index has as many feeds as it may, and all of them are followed or own.
+    #[error("too many feeds: follow fewer")]
+    TooManyFeeds,
     /// The disk has no room for it, or less than the configured reserve would remain.
     #[error("not enough space on the disk{}", wanted(*needed, *available))]
     NoSpace {

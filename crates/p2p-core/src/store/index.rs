@@ -19,8 +19,8 @@ use redb::{
 use super::batch::Batch;
 use super::fs::{Access, FileSystem, OpenFile};
 use super::record::{
-    ContentRecord, HeldRecord, PathRecord, PinRecord, Place, Record, ShareRecord, State, Totals,
-    manifest_bytes, outline_values,
+    ContentRecord, FeedRecord, HeldRecord, PathRecord, PinRecord, Place, Record, ShareRecord,
+    State, Totals, manifest_bytes, outline_values,
 };
 use super::shared::Guarded;
 use super::space::index_growth;
@@ -40,9 +40,11 @@ pub(super) const PINS: Table = TableDefinition::new("pins");
 pub(super) const SHARED: Table = TableDefinition::new("shared");
 pub(super) const TOTALS: Table = TableDefinition::new("totals");
 pub(super) const ANNOUNCED: Table = TableDefinition::new("announced");
+pub(super) const FEEDS: Table = TableDefinition::new("feeds");
 /// All of them.
-const TABLES: [Table; 11] = [
+const TABLES: [Table; 12] = [
     CONTENTS, PATHS, COPIES, OUTLINES, HELD, MANIFESTS, SHARES, PINS, SHARED, TOTALS, ANNOUNCED,
+    FEEDS,
 ];
 /// The key of the only record in `totals`.
 pub(super) const ALL: &[u8] = &[];
@@ -353,6 +355,14 @@ impl Index {
     }
 
     /// What is pinned, by id.
+    pub(super) fn feeds(&self) -> Result<Vec<FeedRecord>, IndexError> {
+        self.list(FEEDS, None, |_, value| FeedRecord::from_value(value))
+    }
+
+    pub(super) fn feed(&self, key: ContentId) -> Result<Option<FeedRecord>, IndexError> {
+        self.value(FEEDS, key.as_bytes(), FeedRecord::from_value)
+    }
+
     pub(super) fn pins(&self) -> Result<Vec<(ContentId, PinRecord)>, IndexError> {
         self.list(PINS, None, |key, value| {
             Some((id_of(key)?, PinRecord::from_value(value)?))

@@ -6,7 +6,7 @@ use bincode::{Decode, Encode};
 
 use crate::audience::Audience;
 use crate::content::encoding::{decode, encode};
-use crate::content::{BlockSet, ChainingValue, ContentId, Kind};
+use crate::content::{BlockSet, ChainingValue, ContentId, FeedId, Kind, SignedFeed};
 
 /// First byte of every value in the index.
 const VERSION: u8 = 1;
@@ -109,6 +109,19 @@ pub struct ShareRecord {
     pub audience: Audience,
 }
 
+/// Table `feeds`: the key of a feed → this. The highest sequence that was ever seen, so that none goes back.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct FeedRecord {
+    /// Which feed.
+    pub id: FeedId,
+    /// Its value; `None` of a feed that is followed, and was not found yet.
+    pub value: Option<SignedFeed>,
+    /// Whether it is this node's own.
+    pub own: bool,
+    /// Whether the node keeps up with it.
+    pub followed: bool,
+}
+
 /// Table `pins`: content id → this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub(super) struct PinRecord {
@@ -197,6 +210,16 @@ fn checked(value: &[u8]) -> Option<&[u8]> {
 }
 
 impl Record for ShareRecord {
+    fn to_value(&self) -> Vec<u8> {
+        versioned(&encode(self))
+    }
+
+    fn from_value(value: &[u8]) -> Option<Self> {
+        decode::<Self, RECORD_LIMIT>(body(value)?).ok()
+    }
+}
+
+impl Record for FeedRecord {
     fn to_value(&self) -> Vec<u8> {
         versioned(&encode(self))
     }
@@ -342,6 +365,16 @@ mod tests {
         let peer = format!("26002408011220{}", "09".repeat(32));
         holds(&share, &format!("01{ids}01016e000701000201{peer}"));
         holds(&PinRecord { added: 300 }, "01fb2c01");
+        let secret = crate::content::PublisherSecret::from_bytes([7; 32]);
+        let signed = SignedFeed::sign("n", 9, id, 7, &secret).unwrap();
+        let feed = FeedRecord {
+            id: signed.claims().id.clone(),
+            value: Some(signed.clone()),
+            own: true,
+            followed: false,
+        };
+        let (key, signed) = (hex(secret.public().as_bytes()), hex(&signed.encode()));
+        holds(&feed, &format!("01{key}016e01{signed}0100"));
     }
 
     #[test]
