@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
-use p2p_core::{Address, ContentId, NodeId, PublisherKey};
+use p2p_core::{Address, ContentId, FeedId, NodeId, PublisherKey};
 
 use crate::commands::init::Profile;
 use crate::config::policy::SharePolicy;
@@ -85,6 +85,8 @@ pub enum Command {
         #[arg(long, env = "P2P_NODE_TIMEOUT", default_value = "5s", value_parser = parse_duration, hide_env = true)]
         timeout: Duration,
     },
+    /// Names whose content changes: the same link, new content
+    Feed(FeedArgs),
     /// Forget something held here; its files stay unless told
     Rm {
         #[arg(value_name = "ID")]
@@ -240,6 +242,48 @@ pub struct LsArgs {
     /// How long to wait for a provider
     #[arg(long, env = "P2P_NODE_TIMEOUT", default_value = "30s", value_parser = parse_duration, hide_env = true)]
     pub timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct FeedArgs {
+    #[command(subcommand)]
+    pub action: FeedAction,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum FeedAction {
+    /// Have a feed of this node's publisher stand for this content from now on
+    Publish {
+        name: String,
+        #[arg(value_name = "ID")]
+        id: ContentId,
+    },
+    /// Say what a feed stands for: what is known, at once, or what somebody tells
+    Resolve {
+        #[arg(value_name = "PUBLISHER/NAME")]
+        feed: FeedId,
+        /// Ask everybody first
+        #[arg(long, env = "P2P_NODE_FRESH", hide_env = true, action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+        fresh: bool,
+        /// How long to ask
+        #[arg(long, env = "P2P_NODE_TIMEOUT", default_value = "10s", value_parser = parse_duration, hide_env = true)]
+        timeout: Duration,
+    },
+    /// Keep up with a feed, also after this command and over restarts, and serve it to others
+    Follow {
+        #[arg(value_name = "PUBLISHER/NAME")]
+        feed: FeedId,
+        /// Fetch each value into this folder while the command runs
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "P2P_NODE_TO", hide_env = true)]
+        to: Option<PathBuf>,
+    },
+    /// Keep up with it no longer
+    Unfollow {
+        #[arg(value_name = "PUBLISHER/NAME")]
+        feed: FeedId,
+    },
+    /// List the feeds that are published, followed, or were looked up
+    Ls,
 }
 
 #[derive(Debug, Args)]

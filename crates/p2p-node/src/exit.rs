@@ -114,6 +114,7 @@ macro_rules! from_core {
 from_core!(
     p2p_core::StartError,
     p2p_core::ShareError,
+    p2p_core::FeedError,
     p2p_core::FetchError,
     p2p_core::NodeError,
     p2p_core::ConnectError

@@ -31,6 +31,10 @@ fn manifest() -> SignedManifest {
 /// The public key of the secret key of 32 sevens.
 const KEY: &str = "ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c";
 
+/// That key's signature of the feed below.
+const FEED_SIGNATURE: &str = "13e1c0e9e22a94cd92ec42ccac5f16afa57ec5e5f548c1359505ae9d70d37fa7\
+    96790c89011e88a0ac26547470a540c0b7e2ec378259375395b5b14bad16340a";
+
 fn feed() -> SignedFeed {
     let secret = PublisherSecret::from_bytes([7; 32]);
     SignedFeed::sign("news", 301, abc(), 1_700_000_000, &secret).unwrap()
@@ -127,10 +131,7 @@ fn replies() -> Vec<(Reply, String)> {
         (Reply::Cancelled, "06".into()),
         (
             Reply::Feed { feed: feed() },
-            format!(
-                "0701{KEY}046e657773fb2d01{ABC}fc00f15365{}",
-                HEXLOWER.encode(&feed().encode()[79..])
-            ),
+            format!("0701{KEY}046e657773fb2d01{ABC}fc00f15365{FEED_SIGNATURE}"),
         ),
     ]
 }

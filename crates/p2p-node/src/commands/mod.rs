@@ -7,6 +7,7 @@ pub mod cat;
 pub mod completions;
 pub mod config;
 pub mod connect;
+pub mod feed;
 pub mod find;
 pub mod get;
 pub mod id;
@@ -68,6 +69,7 @@ pub async fn run(cli: Cli, printer: &mut Printer) -> Result<u8, Failure> {
             text,
             timeout_ms: millis(timeout),
         },
+        Command::Feed(args) => Request::Feed(feed::request(args)?),
         Command::Rm { id, delete_files } => Request::Remove { id, delete_files },
         Command::Providers { what, timeout } => providers::request(what, timeout),
         Command::Peers { watch } => Request::Peers { watch },
@@ -93,6 +95,7 @@ async fn execute(context: &Context, request: Request, out: &Outbox) -> Result<()
         Request::List(lookup) => ls::entries(context, lookup, out).await,
         Request::Catalog { peer } => ls::catalog(context, peer, out).await,
         Request::Find { text, timeout_ms } => find::execute(context, &text, timeout_ms, out).await,
+        Request::Feed(request) => feed::execute(context, request, out).await,
         Request::Remove { id, delete_files } => rm::execute(context, id, delete_files, out).await,
         Request::Providers(lookup) => providers::execute(context, lookup, out).await,
         Request::Peers { watch } => peers::execute(context, watch, out).await,

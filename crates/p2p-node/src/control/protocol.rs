@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use p2p_core::{Address, ContentId, NodeId, PublisherKey, Ticket};
+use p2p_core::{Address, ContentId, FeedId, NodeId, PublisherKey, Ticket};
 use serde::{Deserialize, Serialize};
 
 use super::care::{
@@ -34,6 +34,7 @@ pub enum Request {
         text: String,
         timeout_ms: u64,
     },
+    Feed(FeedRequest),
     Remove {
         #[serde(with = "text::one")]
         id: ContentId,
@@ -114,6 +115,36 @@ pub struct GetRequest {
     #[serde(default, with = "text::list")]
     pub peers: Vec<Address>,
     pub timeout_ms: u64,
+}
+
+/// What is wanted of a feed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
+pub enum FeedRequest {
+    Publish {
+        name: String,
+        #[serde(with = "text::one")]
+        id: ContentId,
+    },
+    Resolve {
+        #[serde(with = "text::one")]
+        feed: FeedId,
+        #[serde(default)]
+        fresh: bool,
+        timeout_ms: u64,
+    },
+    Follow {
+        #[serde(with = "text::one")]
+        feed: FeedId,
+        /// The folder that each value is fetched into.
+        #[serde(default)]
+        to: Option<PathBuf>,
+    },
+    Unfollow {
+        #[serde(with = "text::one")]
+        feed: FeedId,
+    },
+    List,
 }
 
 /// Something to look up, and for how long.
@@ -283,6 +314,7 @@ pub enum Reply {
         files: u64,
     },
     Found(FoundReply),
+    Feed(FeedReply),
     Removed {
         id: String,
         deleted: Vec<String>,
@@ -353,6 +385,23 @@ pub struct SharedReply {
     /// What was left out of a folder, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<SkippedReply>,
+}
+
+/// A feed, and its value if one is known.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FeedReply {
+    pub publisher: String,
+    pub name: String,
+    pub sequence: Option<u64>,
+    pub id: Option<String>,
+    /// Unix seconds, by the publisher's clock.
+    pub created: Option<u64>,
+    /// Whether this node publishes it; in a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<bool>,
+    /// Whether this node keeps up with it; in a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub followed: Option<bool>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

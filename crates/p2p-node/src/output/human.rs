@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::care;
 use super::escape::escape;
 use crate::control::protocol::{
-    CacheReply, CompleteReply, ContentReply, FoundReply, PeerReply, Ready, Reply, ShareReply,
-    SharedReply, SkippedReply, StatusReply,
+    CacheReply, CompleteReply, ContentReply, FeedReply, FoundReply, PeerReply, Ready, Reply,
+    ShareReply, SharedReply, SkippedReply, StatusReply,
 };
 use crate::units::{human_duration, human_size};
 
@@ -39,6 +39,8 @@ pub fn render(reply: &Reply, quiet: bool) -> Option<String> {
         } => listing_text(name.as_deref(), kind, *size, *files),
         Reply::Found(found) if quiet => escape(&found.id),
         Reply::Found(found) => found_text(found),
+        Reply::Feed(feed) if quiet => escape(feed.id.as_deref()?),
+        Reply::Feed(feed) => feed_text(feed),
         Reply::Removed { .. } if quiet => return None,
         Reply::Removed { id, deleted } => removed_text(id, deleted),
         Reply::Provider { peer, .. } if quiet => escape(peer),
@@ -223,6 +225,20 @@ fn found_text(found: &FoundReply) -> String {
         more => format!(" and {more} others"),
     };
     format!("{id}  {size:>7}  {name}  (at {peer}{others}, signed by {publisher})")
+}
+
+fn feed_text(feed: &FeedReply) -> String {
+    let link = format!("{}/{}", escape(&feed.publisher), escape(&feed.name));
+    let value = match (&feed.id, feed.sequence) {
+        (Some(id), Some(sequence)) => format!("{}  (sequence {sequence})", escape(id)),
+        _ => "nothing known yet".to_owned(),
+    };
+    let how = match (feed.own, feed.followed) {
+        (Some(true), _) => ", published here",
+        (_, Some(true)) => ", followed",
+        _ => "",
+    };
+    format!("{link}  {value}{how}")
 }
 
 fn removed_text(id: &str, deleted: &[String]) -> String {
