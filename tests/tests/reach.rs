@@ -82,6 +82,43 @@ fn a_public_node_and_one_behind_a_router_fetch_from_each_other() {
     relay.stop();
 }
 
+/// Waits until the doctor says this of whether others reach the node.
+fn wait_for_finding(daemon: &Daemon, level: &str, words: &str) {
+    wait_until(words, Instant::now() + DEADLINE, || {
+        let findings = daemon.run(["doctor"]).expect_code(0).all("finding");
+        findings.iter().any(|finding| {
+            let message = finding["message"].as_str().unwrap();
+            finding["level"] == level && message.contains(words)
+        })
+    });
+}
+
+#[test]
+fn others_dial_back_and_the_doctor_tells() {
+    let Some(internet) = internet(Nat::Symmetric, Nat::Symmetric) else {
+        return;
+    };
+    let sandbox = Sandbox::new();
+    let relay = relay(&sandbox, &internet, "\"128KiB\"");
+    // Another one with a public address, at another port.
+    let listen = EVERYWHERE.replace("4711", "4722");
+    let public = home(&sandbox, "public", &internet.public).set("network.listen", &listen);
+    let public = join(public, &relay, Internet::PUBLIC[0]);
+    wait_for_finding(
+        &public,
+        "ok",
+        "others reach this node directly, at /ip4/45.0.",
+    );
+    wait_for_finding(&public, "ok", "was reached by");
+    let inside = home(&sandbox, "inside", &internet.left.host);
+    let inside = join(inside, &relay, Internet::PUBLIC[0]);
+    wait_for_finding(&inside, "info", "was not reached by");
+    wait_for_finding(&inside, "warn", "others meet this node at a relay");
+    for daemon in [inside, public, relay] {
+        daemon.stop();
+    }
+}
+
 #[test]
 fn two_behind_routers_punch_a_hole_and_fetch_directly() {
     let Some(internet) = internet(Nat::EndpointIndependent, Nat::EndpointIndependent) else {

@@ -47,6 +47,7 @@ mod net;
 mod node;
 mod peers;
 mod rate;
+mod reach;
 mod relays;
 mod serve;
 mod store;
@@ -60,13 +61,14 @@ pub use content::{
     Ticket, TrustPolicy,
 };
 pub use node::{
-    AGENT, Announcement, CatalogEntry, ConnectError, ContentInfo, ContentPage, ContentState, Event,
-    Events, Existing, FeedError, FeedInfo, Fetch, FetchBuilder, FetchError, FetchState,
-    FetchTarget, Fetched, Found, KeyError, Keys, Listing, NetworkKey, Node, NodeError, NodeStopped,
-    Pin, Progress, Reader, Share, ShareError, ShareInfo, ShareRef, ShareState, Shared, SourceBytes,
-    StartError, Status, Verify,
+    AGENT, Announcement, CatalogEntry, Check, ConnectError, ContentInfo, ContentPage, ContentState,
+    Event, Events, Existing, FeedError, FeedInfo, Fetch, FetchBuilder, FetchError, FetchState,
+    FetchTarget, Fetched, Finding, Found, KeyError, Keys, Level, Listing, NetworkKey, Node,
+    NodeError, NodeStopped, Pin, Progress, Reachability, Reader, ServerAnswer, Share, ShareError,
+    ShareInfo, ShareRef, ShareState, Shared, SourceBytes, StartError, Status, Verify,
 };
 pub use peers::{FoundBy, PeerInfo, PeerState};
+pub use reach::{Nat, Tested, Upnp};
 pub use store::{
     Amount, CacheStats, Collected, Damage, Evict, Evicted, HashStats, ImportError, ReadError,
     StoreError, StoreStat, Usage, Verified, What,

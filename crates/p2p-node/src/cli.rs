@@ -128,6 +128,16 @@ pub enum Command {
     },
     /// Show the daemon's numbers
     Status,
+    /// Say whether others can get something, and why not
+    Check {
+        #[arg(value_name = "ID")]
+        id: ContentId,
+        /// How long to ask around
+        #[arg(long, env = "P2P_NODE_TIMEOUT", default_value = "20s", value_parser = parse_duration, hide_env = true)]
+        timeout: Duration,
+    },
+    /// Say what the network allows: whether and how others reach the daemon, and what to do
+    Doctor,
     /// Show or check the settings
     Config(ConfigArgs),
     /// Print a completion script

@@ -156,6 +156,15 @@ impl Address {
         }
     }
 
+    /// The port of TCP or UDP.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.0.iter().find_map(|part| match part {
+            Protocol::Tcp(port) | Protocol::Udp(port) => Some(port),
+            _ => None,
+        })
+    }
+
     /// Whether it means something only on this machine or in its local network: loopback, RFC 1918, carrier-grade
     /// NAT (`100.64.0.0/10`), link-local, unique local, unspecified, and names under `.local`, `.lan`,
     /// `.internal` and `.home.arpa`. Such an address is not announced to, nor believed from, strangers.

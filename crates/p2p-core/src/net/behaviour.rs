@@ -15,7 +15,9 @@ use super::{
     announcements::RecordsCodec,
     block_codec::BlocksCodec,
     codec::QueryCodec,
+    dial_back::DialBacks,
     hearsay::Dht,
+    holders::HoldersCodec,
     records::{Bounds, Records},
     wire::{BLOCKS_PROTOCOL, QUERY_PROTOCOL},
 };
@@ -34,6 +36,9 @@ const BLOCKS_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// A server takes at most this long to read our records.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A server that is asked what it holds answers within this.
+const HOLDER_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A server of the DHT answers within this, or is passed over. A path of a walk waits for one server at a time, and kad alone
 /// would give each of those that say nothing ten seconds, a third of the walk's time.
@@ -54,10 +59,12 @@ pub(crate) struct Behaviour {
     pub(super) query: request_response::Behaviour<QueryCodec>,
     pub(super) blocks: request_response::Behaviour<BlocksCodec>,
     pub(super) announce: Toggle<request_response::Behaviour<RecordsCodec>>,
+    pub(super) holders: Toggle<request_response::Behaviour<HoldersCodec>>,
     pub(super) kad: Toggle<Dht>,
     mdns: Toggle<mdns::tokio::Behaviour>,
     upnp: Toggle<upnp::tokio::Behaviour>,
     autonat: Toggle<autonat::v2::client::Behaviour>,
+    dial_backs: Toggle<DialBacks>,
     relay_client: Toggle<relay::client::Behaviour>,
     relay_server: Toggle<relay::Behaviour>,
     dcutr: Toggle<dcutr::Behaviour>,
@@ -111,6 +118,7 @@ impl Behaviour {
                     .with_max_concurrent_streams(MAX_PROTOCOL_STREAMS),
             ),
             announce: announce(config)?.into(),
+            holders: holders(config)?.into(),
             kad: kademlia(local, config, now)?.map(Dht::new).into(),
             mdns: config
                 .mdns
@@ -122,6 +130,9 @@ impl Behaviour {
                 .into(),
             autonat: beyond_lan
                 .then(autonat::v2::client::Behaviour::default)
+                .into(),
+            dial_backs: (beyond_lan && config.dht != DhtMode::Off)
+                .then(DialBacks::new)
                 .into(),
             relay_client: relay_client.into(),
             relay_server: (config.relay == RelayMode::Server && beyond_lan)
@@ -178,6 +189,21 @@ fn announce(
         RecordsCodec,
         [(name, request_response::ProtocolSupport::Outbound)],
         request_response::Config::default().with_request_timeout(ANNOUNCE_TIMEOUT),
+    )))
+}
+
+/// The same, and asks.
+fn holders(
+    config: &NetworkConfig,
+) -> std::io::Result<Option<request_response::Behaviour<HoldersCodec>>> {
+    if config.dht == DhtMode::Off {
+        return Ok(None);
+    }
+    let name = dht_protocol(config)?;
+    Ok(Some(request_response::Behaviour::with_codec(
+        HoldersCodec,
+        [(name, request_response::ProtocolSupport::Outbound)],
+        request_response::Config::default().with_request_timeout(HOLDER_TIMEOUT),
     )))
 }
 

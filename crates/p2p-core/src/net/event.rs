@@ -12,6 +12,7 @@ use super::{
 use crate::{
     content::{Address, NodeId},
     peers::FoundBy,
+    reach::Upnp,
 };
 
 /// A query sent by us.
@@ -53,6 +54,10 @@ pub(crate) enum NetFault {
     Cancelled,
 }
 
+/// A question to a server of the DHT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct HolderQuestion(pub(super) request_response::OutboundRequestId);
+
 /// Something happened on the network.
 #[derive(Debug)]
 pub(crate) enum NetEvent {
@@ -60,6 +65,19 @@ pub(crate) enum NetEvent {
     Listening(Address),
     /// We no longer do.
     ListenEnded(Vec<Address>),
+    /// A server of the DHT said whom it has for a key, or said nothing.
+    HolderAnswered {
+        question: HolderQuestion,
+        named: Option<Vec<NodeId>>,
+    },
+    /// A peer tried whether we can be reached there.
+    Tested {
+        address: Address,
+        reachable: bool,
+        by: NodeId,
+    },
+    /// What the router said.
+    Upnp(Upnp),
     /// Others can reach us here.
     Reachable(Address),
     /// Not any more.
@@ -81,6 +99,8 @@ pub(crate) enum NetEvent {
         speaks_ours: bool,
         /// It offers to relay.
         relays: bool,
+        /// Where it sees us.
+        observed: Option<Address>,
     },
     /// A relay keeps a place for us: peers can meet us there.
     RelayAccepted { relay: NodeId },

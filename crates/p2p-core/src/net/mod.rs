@@ -12,8 +12,10 @@ mod codec;
 pub mod dht_simulation;
 #[cfg(test)]
 mod dht_tests;
+mod dial_back;
 mod event;
 mod hearsay;
+mod holders;
 #[cfg(any(test, feature = "bench"))]
 mod memory_simulation;
 mod mux;
@@ -60,7 +62,10 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) use self::{
     announcements::{GroupId, Server},
     block_codec::{FRAME_QUEUE, Reception},
-    event::{AnswerSlot, BlocksId, LookupId, NetEvent, NetFault, QueryId, ReplySlot, UploadId},
+    event::{
+        AnswerSlot, BlocksId, HolderQuestion, LookupId, NetEvent, NetFault, QueryId, ReplySlot,
+        UploadId,
+    },
 };
 use crate::{
     config::{DhtMode, NetworkConfig, RelayMode},

@@ -20,12 +20,14 @@ use super::{
     block_codec::{BlocksAnswer, BlocksAsk},
     event::{AnswerSlot, BlocksId, LookupId, NetEvent, NetFault, QueryId, ReplySlot, UploadId},
     hearsay::Reach,
+    holders,
     wire::{BLOCKS_PROTOCOL, QUERY_PROTOCOL, Query, Reply},
 };
 use crate::{
     config::DhtMode,
     content::{Address, NodeId},
     peers::FoundBy,
+    reach::Upnp,
 };
 
 /// Addresses of one peer that are looked at; identify may carry hundreds.
@@ -190,6 +192,7 @@ impl Net {
             }
             BehaviourEvent::Query(event) => on_query(event),
             BehaviourEvent::Blocks(event) => on_blocks(event),
+            BehaviourEvent::Holders(event) => holders::on_event(event),
             BehaviourEvent::Announce(event) => self.announcements.on_event(event),
             BehaviourEvent::Kad(kad::Event::RoutingUpdated {
                 peer, addresses, ..
@@ -201,26 +204,27 @@ impl Net {
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_mdns(found),
             // Expiry says that a packet was lost as often as that a peer left; the ping decides.
             BehaviourEvent::Mdns(mdns::Event::Expired(_)) => None,
-            BehaviourEvent::Upnp(event) => {
-                match event {
-                    upnp::Event::NewExternalAddr { external_addr, .. } => {
-                        tracing::info!(address = %external_addr, "the router maps a port to us");
-                    }
-                    upnp::Event::GatewayNotFound | upnp::Event::NonRoutableGateway => {
-                        tracing::debug!("no usable UPnP gateway");
-                    }
-                    upnp::Event::ExpiredExternalAddr { .. } => {}
+            BehaviourEvent::Upnp(event) => Some(NetEvent::Upnp(match event {
+                upnp::Event::NewExternalAddr { external_addr, .. } => {
+                    tracing::info!(address = %external_addr, "the router maps a port to us");
+                    Upnp::Mapped
                 }
-                None
-            }
+                upnp::Event::GatewayNotFound => Upnp::NoGateway,
+                upnp::Event::NonRoutableGateway => Upnp::NotRoutable,
+                upnp::Event::ExpiredExternalAddr { .. } => Upnp::Unknown,
+            })),
             BehaviourEvent::Autonat(autonat::v2::client::Event {
                 tested_addr,
                 result,
+                server,
                 ..
-            }) => {
-                tracing::debug!(address = %tested_addr, reachable = result.is_ok(), "dialled back");
-                None
-            }
+            }) => Some(NetEvent::Tested {
+                address: address(tested_addr)?,
+                reachable: result.is_ok(),
+                by: node_id(server)?,
+            }),
+            // Of those whom we dialled back, they are told.
+            BehaviourEvent::DialBacks(_) => None,
             BehaviourEvent::RelayClient(relay::client::Event::ReservationReqAccepted {
                 relay_peer_id,
                 ..
@@ -268,6 +272,7 @@ impl Net {
             agent: info.agent_version.chars().take(128).collect(),
             addresses: listen.into_iter().filter_map(address).collect(),
             speaks_ours,
+            observed: address(info.observed_addr),
             relays: info.protocols.contains(&relay::HOP_PROTOCOL_NAME),
         })
     }

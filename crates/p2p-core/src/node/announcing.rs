@@ -170,8 +170,12 @@ impl Driver {
     }
 
     pub(super) fn on_servers(&mut self, lookup: LookupId, servers: Vec<Server>, shared_bits: u32) {
-        let Some(LookupFor::Announce(id)) = self.hands.lookups.remove(&lookup) else {
-            return;
+        let id = match self.hands.lookups.remove(&lookup) {
+            Some(LookupFor::Announce(id)) => id,
+            Some(LookupFor::Check(id, answers)) => {
+                return self.check_servers(id, &servers, &answers);
+            }
+            _ => return,
         };
         let shared_bits = (!servers.is_empty()).then_some(shared_bits);
         let group = self.announcer.on_servers(id, shared_bits, self.hands.now);

@@ -3,6 +3,8 @@
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    check::ServerAnswer,
+    doctor::Facts,
     error::{ConnectError, FetchError},
     fetch::{Order, Outcome, Progress, Seat},
     naming::{Named, Reached},
@@ -107,6 +109,13 @@ pub(super) enum Command {
     Served { key: ContentId },
     /// It is not any more.
     Unserved { key: ContentId },
+    /// Ask the servers closest to a content what they hold; the channel closes when all have answered.
+    Check {
+        id: ContentId,
+        answers: mpsc::Sender<ServerAnswer>,
+    },
+    /// How others can reach this node, as far as is known.
+    Facts { reply: oneshot::Sender<Facts> },
     /// Stop.
     Shutdown { done: oneshot::Sender<()> },
 }

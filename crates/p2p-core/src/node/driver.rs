@@ -18,6 +18,7 @@ use super::{
     address_book,
     announcing::Pace,
     catalog::Catalog,
+    check::ServerAnswer,
     command::Command,
     error::ConnectError,
     event::Event,
@@ -35,8 +36,9 @@ use crate::{
     audience::Audience,
     content::{Address, ContentId, NodeId, SignedManifest},
     names::{Blamed, Shown},
-    net::{GroupId, NetEvent, UploadId},
+    net::{GroupId, HolderQuestion, NetEvent, UploadId},
     peers::{FoundBy, PeerChange},
+    reach::Reach,
     relays::Relays,
     serve::Admission,
 };
@@ -94,6 +96,9 @@ pub(super) struct Driver {
     pub(super) external: Vec<Address>,
     pub(super) relays: Relays,
     pub(super) moves: Moves,
+    pub(super) reach: Reach,
+    /// Servers that were asked what they hold, and who waits for it.
+    pub(super) holder_questions: HashMap<HolderQuestion, (NodeId, mpsc::Sender<ServerAnswer>)>,
     pub(super) published: watch::Sender<Published>,
     published_at: Instant,
     pub(super) dirty: bool,
@@ -157,6 +162,8 @@ impl Driver {
             listening: Vec::new(),
             external: Vec::new(),
             moves,
+            reach: Reach::default(),
+            holder_questions: HashMap::new(),
             relays: Relays::new(uses_relays(&config.network), now),
             published,
             published_at: now,
@@ -509,6 +516,10 @@ impl Driver {
                 self.reach(peer, reply);
             }
             Command::Blame { peer } => self.blamed.blame(peer, self.hands.now),
+            Command::Check { id, answers } => self.check(id, answers),
+            Command::Facts { reply } => {
+                let _ = reply.send(self.facts());
+            }
             Command::Served { key } => self.announce(key, Pace::Now),
             Command::Unserved { key } => self.announce_no_more(key),
             Command::Announced { ids, reply } => {

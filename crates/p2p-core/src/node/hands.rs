@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use super::{
+    check::ServerAnswer,
     driver::SessionId,
     error::{ConnectError, FetchError},
     event::Event,
@@ -67,6 +68,8 @@ pub(crate) enum LookupFor {
     Word(WordLookup),
     /// We announce.
     Announce(ContentId),
+    /// It is checked which servers hold its record.
+    Check(ContentId, mpsc::Sender<ServerAnswer>),
 }
 
 /// Work that a thread has done.

@@ -5,8 +5,10 @@ mod announcing;
 mod answer;
 mod care;
 pub(crate) mod catalog;
+mod check;
 mod command;
-pub(crate) mod driver;
+pub(crate) mod doctor;
+mod driver;
 mod error;
 mod event;
 pub(crate) mod feeds;
@@ -46,6 +48,8 @@ use tokio::{
 
 pub use self::{
     care::{Pin, Verify},
+    check::{Check, ServerAnswer},
+    doctor::{Finding, Level, Reachability},
     error::{ConnectError, FeedError, FetchError, NodeError, NodeStopped, ShareError, StartError},
     event::{Event, Events},
     feeds::FeedInfo,
@@ -73,7 +77,7 @@ use self::{
     status::Published,
 };
 use crate::{
-    config::Config,
+    config::{Config, NetworkConfig},
     content::{Address, NodeId, Provider, PublisherKey, SignedManifest, Ticket, TrustPolicy},
     net::Net,
     peers::{PeerInfo, Peers},
@@ -99,6 +103,7 @@ struct Inner {
     keys: Arc<Keys>,
     store: Store,
     in_memory: bool,
+    network: NetworkConfig,
     trust: TrustPolicy,
     commands: mpsc::Sender<Command>,
     events: broadcast::Sender<Event>,
@@ -225,6 +230,7 @@ impl Node {
                 keys,
                 store,
                 in_memory: config.storage.in_memory,
+                network: config.network.clone(),
                 trust: config.trust.clone(),
                 commands: command_tx,
                 events,

@@ -12,6 +12,7 @@ use crate::{
     content::{Address, NodeId},
     net::{LookupId, NetEvent, NetFault, QueryId, wire::Reply},
     peers::FoundBy,
+    reach::Tested,
 };
 
 /// How long a peer whose last connection ended may take to come back without being told as gone.
@@ -40,6 +41,18 @@ impl Driver {
                 self.external.retain(|known| *known != address);
                 self.on_moved();
             }
+            NetEvent::Tested {
+                address,
+                reachable,
+                by,
+            } => self.reach.on_tested(Tested {
+                address,
+                reachable,
+                by,
+                at: self.hands.now,
+            }),
+            NetEvent::HolderAnswered { question, named } => self.on_holder(question, named),
+            NetEvent::Upnp(upnp) => self.reach.upnp = upnp,
             NetEvent::RelayAccepted { relay } => {
                 tracing::info!(%relay, "a relay keeps a place for this node");
                 self.relays.on_accepted(relay);
@@ -73,7 +86,15 @@ impl Driver {
                 addresses,
                 speaks_ours,
                 relays,
+                observed,
             } => {
+                // Of who has come to us, only the address that it came to would be told.
+                let info = self.hands.peers.info(peer);
+                let dialled = info
+                    .is_some_and(|info| !info.relayed && !info.found.contains(&FoundBy::Inbound));
+                if let Some(seen) = observed.filter(|_| dialled) {
+                    self.reach.on_observed(peer, seen.without_node());
+                }
                 let change =
                     self.hands
                         .peers
@@ -93,6 +114,9 @@ impl Driver {
             }
             NetEvent::Silent { peer } => self.on_silent(peer),
             NetEvent::Discovered { peer, address, by } => {
+                if by == FoundBy::Mdns {
+                    self.reach.on_neighbour(address.without_node());
+                }
                 self.hands.heard_of(peer, &[address], by);
             }
             NetEvent::AddressOfPeer { peer, address } => {
@@ -224,6 +248,7 @@ impl Driver {
                 .insert(peer, (self.hands.now + LEAVE_GRACE, change));
         }
         self.relays.on_gone(peer);
+        self.reach.on_gone(peer);
         for session in self.sessions.values_mut() {
             session.on_disconnected(peer, &self.hands);
         }
@@ -275,7 +300,7 @@ impl Driver {
                 }
             }
             Some(LookupFor::Word(_)) => self.on_named(lookup, peers),
-            Some(LookupFor::Announce(_)) | None => {}
+            Some(LookupFor::Announce(_) | LookupFor::Check(..)) | None => {}
         }
     }
 

@@ -126,6 +126,15 @@ impl Node {
         blocking(move || work(&store)).await
     }
 
+    /// How an id stands with the DHT.
+    pub(super) async fn announcement(&self, id: ContentId) -> Result<Announcement, NodeError> {
+        let (reply, states) = oneshot::channel();
+        let ids = vec![id];
+        self.send(Command::Announced { ids, reply }).await?;
+        let states = states.await.map_err(|_| NodeStopped)?;
+        Ok(announcement(states.into_iter().next().flatten()))
+    }
+
     /// What is shared, each looked at now.
     ///
     /// # Errors
@@ -403,7 +412,7 @@ impl Node {
     }
 
     /// Asks all connected peers; those that do not answer are left out.
-    async fn ask_all(&self, query: &Query) -> Result<Vec<(NodeId, Reply)>, NodeStopped> {
+    pub(super) async fn ask_all(&self, query: &Query) -> Result<Vec<(NodeId, Reply)>, NodeStopped> {
         let peers = self.peers();
         let ours = peers
             .iter()

@@ -4,9 +4,11 @@
 //! runs; either way the answer is the same stream of [`Reply`] objects.
 
 pub mod cat;
+pub mod check;
 pub mod completions;
 pub mod config;
 pub mod connect;
+pub mod doctor;
 pub mod feed;
 pub mod find;
 pub mod get;
@@ -77,6 +79,11 @@ pub async fn run(cli: Cli, printer: &mut Printer) -> Result<u8, Failure> {
         Command::Id => Request::Id,
         Command::Ticket { id } => Request::Ticket { id },
         Command::Status => Request::Status,
+        Command::Doctor => Request::Doctor,
+        Command::Check { id, timeout } => Request::Check {
+            id,
+            timeout_ms: millis(timeout),
+        },
         Command::Pin(args) => pin::request(args),
         Command::Repo(args) => repo::request(&args),
         Command::Shutdown => Request::Shutdown,
@@ -103,6 +110,8 @@ async fn execute(context: &Context, request: Request, out: &Outbox) -> Result<()
         Request::Id => id::execute(context, out).await,
         Request::Ticket { id } => ticket::execute(context, id, out).await,
         Request::Status => status::execute(context, out).await,
+        Request::Doctor => doctor::execute(context, out).await,
+        Request::Check { id, timeout_ms } => check::execute(context, id, timeout_ms, out).await,
         Request::Pin { ids } => pin::add(context, &ids, out).await,
         Request::Unpin { ids } => pin::remove(context, &ids, out).await,
         Request::Pins => pin::list(context, out).await,

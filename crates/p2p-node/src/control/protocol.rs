@@ -56,6 +56,12 @@ pub enum Request {
         id: ContentId,
     },
     Status,
+    Doctor,
+    Check {
+        #[serde(with = "text::one")]
+        id: ContentId,
+        timeout_ms: u64,
+    },
     Pin {
         #[serde(with = "text::list")]
         ids: Vec<ContentId>,
@@ -314,6 +320,8 @@ pub enum Reply {
         files: u64,
     },
     Found(FoundReply),
+    Finding(FindingReply),
+    Check(Box<CheckReply>),
     Feed(FeedReply),
     Removed {
         id: String,
@@ -385,6 +393,46 @@ pub struct SharedReply {
     /// What was left out of a folder, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<SkippedReply>,
+}
+
+/// Whether others can get a content.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CheckReply {
+    pub id: String,
+    pub available: bool,
+    /// `complete`, `partial`, `changed` or `missing`; `null`: it is not here.
+    pub here: Option<String>,
+    /// The servers of the DHT closest to it.
+    pub servers: Vec<ServerReply>,
+    /// Seconds until their records expire, unless they are renewed.
+    pub expires_in: Option<u64>,
+    /// Others whom the servers name.
+    pub providers: Vec<String>,
+    /// Connected peers that have it.
+    pub holders: Vec<String>,
+    /// `direct`, `relayed`, `unreachable` or `unknown`.
+    pub reachable: String,
+    pub verdict: String,
+}
+
+/// What a server of the DHT says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServerReply {
+    pub server: String,
+    /// Whom it names; `null`: it did not answer.
+    pub named: Option<Vec<String>>,
+}
+
+/// Something that `doctor` found out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FindingReply {
+    pub area: String,
+    /// `ok`, `info`, `warn` or `bad`.
+    pub level: String,
+    pub message: String,
+    /// What to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
 }
 
 /// A feed, and its value if one is known.

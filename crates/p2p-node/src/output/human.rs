@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::care;
 use super::escape::escape;
 use crate::control::protocol::{
-    CacheReply, CompleteReply, ContentReply, FeedReply, FoundReply, PeerReply, Ready, Reply,
-    ShareReply, SharedReply, SkippedReply, StatusReply,
+    CacheReply, CheckReply, CompleteReply, ContentReply, FeedReply, FindingReply, FoundReply,
+    PeerReply, Ready, Reply, ShareReply, SharedReply, SkippedReply, StatusReply,
 };
 use crate::units::{human_duration, human_size};
 
@@ -39,6 +39,12 @@ pub fn render(reply: &Reply, quiet: bool) -> Option<String> {
         } => listing_text(name.as_deref(), kind, *size, *files),
         Reply::Found(found) if quiet => escape(&found.id),
         Reply::Found(found) => found_text(found),
+        Reply::Check(check) if quiet => return check.available.then(|| escape(&check.id)),
+        Reply::Check(check) => check_text(check),
+        Reply::Finding(finding) if quiet && matches!(finding.level.as_str(), "ok" | "info") => {
+            return None;
+        }
+        Reply::Finding(finding) => finding_text(finding),
         Reply::Feed(feed) if quiet => escape(feed.id.as_deref()?),
         Reply::Feed(feed) => feed_text(feed),
         Reply::Removed { .. } if quiet => return None,
@@ -225,6 +231,46 @@ fn found_text(found: &FoundReply) -> String {
         more => format!(" and {more} others"),
     };
     format!("{id}  {size:>7}  {name}  (at {peer}{others}, signed by {publisher})")
+}
+
+fn check_text(check: &CheckReply) -> String {
+    let answered = check.servers.iter().filter(|s| s.named.is_some()).count();
+    let here = check.here.as_deref().unwrap_or("not here");
+    let mut lines = vec![
+        format!("here       {}", escape(here)),
+        format!("servers    {answered} of {} answered", check.servers.len()),
+    ];
+    if let Some(seconds) = check.expires_in {
+        let left = human_duration(Duration::from_secs(seconds));
+        lines.push(format!("records    expire in {left} unless renewed"));
+    }
+    for peer in &check.providers {
+        lines.push(format!("provider   {}", escape(peer)));
+    }
+    for peer in &check.holders {
+        lines.push(format!("connected  {} has it", escape(peer)));
+    }
+    lines.push(format!("reachable  {}", escape(&check.reachable)));
+    if check.available {
+        // Otherwise it is the error that follows.
+        lines.push(escape(&check.verdict));
+    }
+    lines.join("\n")
+}
+
+fn finding_text(finding: &FindingReply) -> String {
+    let mark = match finding.level.as_str() {
+        "ok" => "ok  ",
+        "warn" => "WARN",
+        "bad" => "BAD ",
+        _ => "    ",
+    };
+    let (area, message) = (escape(&finding.area), escape(&finding.message));
+    let text = format!("{mark}  {area:<9}  {message}");
+    match &finding.advice {
+        Some(advice) => format!("{text}\n{:17}{}", "", escape(advice)),
+        None => text,
+    }
 }
 
 fn feed_text(feed: &FeedReply) -> String {
