@@ -25,7 +25,9 @@ use crate::config::{DhtMode, NetworkConfig, RelayLimits, RelayMode};
 
 /// A peer that answers no ping is gone. libp2p forgives the first failure, so that a lost peer is noticed after at most
 /// two intervals and two timeouts: 20 s.
-pub(super) const PING_INTERVAL: Duration = Duration::from_secs(4);
+const PING_INTERVAL: Duration = Duration::from_secs(4);
+/// The routing table is walked anew this often: some hundred requests, for those who came and went meanwhile.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(600);
 const PING_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// A query waits at most this long; `Have` answers late on purpose, after ten seconds at most.
@@ -49,6 +51,23 @@ const MAX_PROTOCOL_STREAMS: usize = 48;
 
 /// How long the other DHT servers keep our provider records (the libp2p specification's value).
 const PROVIDER_TTL: Duration = Duration::from_secs(48 * 3600);
+
+/// How often a node does what nobody asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Intervals {
+    pub(super) ping: Duration,
+    /// Between two walks through the routing table.
+    pub(super) refresh: Duration,
+}
+
+impl Default for Intervals {
+    fn default() -> Self {
+        Self {
+            ping: PING_INTERVAL,
+            refresh: REFRESH_INTERVAL,
+        }
+    }
+}
 
 /// Everything a node speaks.
 #[derive(NetworkBehaviour)]
@@ -77,7 +96,7 @@ impl Behaviour {
         max_peers: u32,
         relay_client: Option<relay::client::Behaviour>,
         agent: &str,
-        ping: Duration,
+        intervals: Intervals,
         now: Instant,
     ) -> std::io::Result<Self> {
         let local = keypair.public().to_peer_id();
@@ -94,7 +113,7 @@ impl Behaviour {
             ),
             ping: ping::Behaviour::new(
                 ping::Config::new()
-                    .with_interval(ping)
+                    .with_interval(intervals.ping)
                     .with_timeout(PING_TIMEOUT),
             ),
             query: request_response::Behaviour::with_codec(
@@ -119,7 +138,9 @@ impl Behaviour {
             ),
             announce: announce(config)?.into(),
             holders: holders(config)?.into(),
-            kad: kademlia(local, config, now)?.map(Dht::new).into(),
+            kad: kademlia(local, config, intervals.refresh, now)?
+                .map(Dht::new)
+                .into(),
             mdns: config
                 .mdns
                 .then(|| mdns::tokio::Behaviour::new(mdns_config(), local))
@@ -210,6 +231,7 @@ fn holders(
 fn kademlia(
     local: PeerId,
     config: &NetworkConfig,
+    refresh: Duration,
     now: Instant,
 ) -> std::io::Result<Option<kad::Behaviour<Records>>> {
     if config.dht == DhtMode::Off {
@@ -224,7 +246,7 @@ fn kademlia(
         .set_provider_publication_interval(None)
         .set_provider_record_ttl(Some(PROVIDER_TTL))
         .set_record_filtering(kad::StoreInserts::Unfiltered)
-        .set_periodic_bootstrap_interval(Some(Duration::from_secs(300)));
+        .set_periodic_bootstrap_interval(Some(refresh));
     let records = Records::new(local, Bounds::default(), now);
     let mut behaviour = kad::Behaviour::with_config(local, records, settings);
     behaviour.set_mode(match config.dht {

@@ -20,14 +20,20 @@ use futures::{StreamExt, future::Either, stream::FuturesUnordered};
 use tokio::sync::{mpsc, oneshot};
 
 use self::name_simulation::{Names, Searched};
-use super::{GroupId, LookupId, Net, NetEvent, NodeKey, memory_simulation::transport};
+use super::{
+    GroupId, LookupId, Net, NetEvent, NodeKey, behaviour::Intervals, memory_simulation::transport,
+};
 use crate::{
     config::{DhtMode, NetworkConfig, RelayMode},
     content::{Address, ContentId, NodeId, SignedManifest},
 };
 
-/// Pings of thousands of connections would be most of what a simulation does.
-const PING_INTERVAL: Duration = Duration::from_secs(300);
+/// Pings of thousands of connections, and a thousand nodes that walk through their tables, would be most of what a
+/// simulation does. A node still walks when it joins.
+const INTERVALS: Intervals = Intervals {
+    ping: Duration::from_secs(300),
+    refresh: Duration::from_secs(3600),
+};
 
 /// Connections of a node above which the oldest are closed.
 const CONNECTIONS: usize = 96;
@@ -346,7 +352,7 @@ impl Network {
             &config,
             256,
             "simulation",
-            PING_INTERVAL,
+            INTERVALS,
             Instant::now(),
         );
         let (orders, receiver) = mpsc::channel(256);

@@ -23,7 +23,7 @@ use libp2p::{
     swarm::{self, ConnectionId, SwarmEvent},
 };
 
-use super::{Net, NetEvent, NodeKey, behaviour::BehaviourEvent, behaviour::PING_INTERVAL, mux};
+use super::{Net, NetEvent, NodeKey, behaviour::BehaviourEvent, behaviour::Intervals, mux};
 use crate::{
     config::{DhtMode, NetworkConfig, RelayMode},
     content::{Address, ContentId, NodeId},
@@ -342,7 +342,7 @@ async fn private_addresses_are_not_dialled_on_hearsay() {
             &config,
             64,
             "test",
-            PING_INTERVAL,
+            Intervals::default(),
             Instant::now(),
         )
         .unwrap();

@@ -50,7 +50,7 @@ use libp2p::{
 
 use self::{
     announcements::Announcements,
-    behaviour::{Behaviour, PING_INTERVAL},
+    behaviour::{Behaviour, Intervals},
     block_codec::{BlocksAnswer, BlocksAsk},
     hearsay::Reach,
     records::SWEEP_INTERVAL,
@@ -147,7 +147,7 @@ impl Net {
             config,
             max_peers,
             agent,
-            PING_INTERVAL,
+            Intervals::default(),
             now,
         )
     }
@@ -160,13 +160,13 @@ impl Net {
         config: &NetworkConfig,
         max_peers: u32,
         agent: &str,
-        ping: Duration,
+        intervals: Intervals,
         now: Instant,
     ) -> Result<Self, NetError> {
         let guard = Guard {
             lan_only: config.lan_only,
         };
-        let behaviour = Behaviour::new(&key.0, config, max_peers, relay, agent, ping, now)?;
+        let behaviour = Behaviour::new(&key.0, config, max_peers, relay, agent, intervals, now)?;
         let settings = libp2p::swarm::Config::with_tokio_executor()
             .with_idle_connection_timeout(IDLE_TIMEOUT)
             // A stream with one protocol sends its question along with the name: a round trip less for each.
