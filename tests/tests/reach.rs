@@ -161,21 +161,30 @@ fn where_only_a_relay_leads_it_says_so_or_uses_it_if_both_allow() {
         let home = home(&sandbox, name, machine).set("network.relay_data", data);
         join(home, &relay, at)
     };
-    let left = start("left", &internet.left.host, Internet::PUBLIC[0], "true");
-    left.run(["share", path.to_str().unwrap()]).expect_code(0);
-    wait_for_place(&left);
-
-    let strict = start("strict", &internet.right.host, Internet::PUBLIC[1], "false");
     let target = sandbox.path("copy");
     let get = |daemon: &Daemon| {
         let to = target.to_str().unwrap();
         daemon.run(["get", &id, "-o", to, "--timeout", "20s"])
     };
-    let refused = get(&strict);
-    refused.expect_failure(4, "network");
-    let message = refused.only("error")["message"].to_string();
-    assert!(message.contains("relay_data"), "{message}");
-    assert!(!target.exists(), "nothing that is not whole");
+    let refused = |daemon: &Daemon| {
+        let refused = get(daemon);
+        refused.expect_failure(4, "network");
+        let message = refused.only("error")["message"].to_string();
+        assert!(message.contains("relay_data"), "{message}");
+        assert!(!target.exists(), "nothing that is not whole");
+    };
+    let share = |name: &str, data: &str| {
+        let left = start(name, &internet.left.host, Internet::PUBLIC[0], data);
+        left.run(["share", path.to_str().unwrap()]).expect_code(0);
+        wait_for_place(&left);
+        left
+    };
+    let strict = start("strict", &internet.right.host, Internet::PUBLIC[1], "false");
+    let left = share("strict too", "false");
+    refused(&strict);
+    left.stop();
+    let left = share("left", "true");
+    refused(&strict);
     strict.stop();
 
     // More than one circuit may carry: it begins anew, and goes on.

@@ -119,6 +119,8 @@ pub(crate) struct Net {
     announcements: Announcements,
     /// Connections through relays, by the peer at their other end.
     relayed: HashMap<PeerId, Vec<ConnectionId>>,
+    /// Content may go through relays.
+    relay_data: bool,
     /// Others meet through us.
     relays_for_others: bool,
     /// Listeners at relays that keep a place for us.
@@ -197,6 +199,7 @@ impl Net {
             reach: HashMap::new(),
             announcements: Announcements::default(),
             relayed: HashMap::new(),
+            relay_data: config.relay_data,
             relays_for_others: config.relay == RelayMode::Server && !config.lan_only,
             places: HashMap::new(),
         })

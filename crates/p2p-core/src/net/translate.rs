@@ -241,6 +241,10 @@ impl Net {
             }
             BehaviourEvent::Dcutr(event) => {
                 tracing::debug!(?event, "hole punching");
+                if event.result.is_err() && !self.relay_data {
+                    // Who still wants something meets us again, and it is tried again.
+                    self.close_relayed(event.remote_peer_id);
+                }
                 None
             }
         }
@@ -283,6 +287,10 @@ impl Net {
             self.relayed.entry(peer).or_default().push(connection);
             return;
         }
+        self.close_relayed(peer);
+    }
+
+    fn close_relayed(&mut self, peer: PeerId) {
         for connection in self.relayed.remove(&peer).unwrap_or_default() {
             self.swarm.close_connection(connection);
         }

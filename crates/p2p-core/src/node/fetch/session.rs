@@ -73,6 +73,8 @@ pub(crate) struct Session {
     /// When a provider was last there, or something last arrived.
     pub(super) alive_at: Instant,
     pub(super) searched_at: Option<Instant>,
+    /// The last holders that were there were met through a relay only.
+    met_far: bool,
     tick_at: Instant,
     progress: watch::Sender<Progress>,
     reply: Option<oneshot::Sender<Result<Outcome, FetchError>>>,
@@ -105,6 +107,7 @@ impl Session {
             started: now,
             alive_at: now,
             searched_at: None,
+            met_far: false,
             tick_at: now,
             progress,
             reply,
@@ -400,6 +403,9 @@ impl Session {
         self.refresh(hands);
         self.seat_readers(hands);
         self.check_refusal(hands.now);
+        if self.sources.values().any(|source| source.have.is_some()) {
+            self.met_far = self.all_are_far();
+        }
         self.check_timeout(hands.now);
         if let Stage::Transfer(transfer) = &mut self.stage {
             transfer.watch_disk(hands.now);
@@ -450,7 +456,7 @@ impl Session {
             Stage::Transfer(transfer) if transfer.is_waiting_for_disk(now) => {}
             Stage::Transfer(_) | Stage::Searching => {
                 let found = self.sources.values().any(|source| source.have.is_some());
-                let error = if self.all_are_far() {
+                let error = if self.all_are_far() || self.met_far && !found {
                     FetchError::RelayOnly
                 } else if found {
                     FetchError::Timeout {
