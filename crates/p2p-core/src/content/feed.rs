@@ -111,6 +111,11 @@ pub struct Feed {
 }
 
 impl Feed {
+    /// Whether they are two values of one feed with one sequence, which an honest publisher does not sign.
+    pub(crate) fn contradicts(&self, other: &Self) -> bool {
+        self.id == other.id && self.sequence == other.sequence && self.content != other.content
+    }
+
     fn message(&self) -> Vec<u8> {
         [DOMAIN, &encoding::encode(self)].concat()
     }

@@ -111,7 +111,10 @@ fn the_higher_sequence_counts() {
     };
     let (old, new) = (value(1, b"old"), value(2, b"new"));
     assert!(new.supersedes(old.feed()) && !old.supersedes(new.feed()));
-    assert!(!value(1, b"other").supersedes(old.feed()));
+    let other = value(1, b"other");
+    assert!(!other.supersedes(old.feed()));
+    assert!(other.feed().contradicts(old.feed()));
+    assert!(!old.feed().contradicts(old.feed()) && !new.feed().contradicts(old.feed()));
     let foreign = SignedFeed::sign("else", 9, ContentId::of(b"x"), 0, &secret(7)).unwrap();
     let foreign = foreign.verify(&foreign.feed.id).unwrap();
     assert!(!foreign.supersedes(new.feed()));

@@ -6,6 +6,7 @@ mod behaviour;
 #[cfg(feature = "bench")]
 pub mod bench;
 mod block_codec;
+mod boxed_handlers;
 mod buffers;
 mod codec;
 #[cfg(any(test, feature = "bench"))]
@@ -52,6 +53,7 @@ use self::{
     announcements::Announcements,
     behaviour::{Behaviour, Intervals},
     block_codec::{BlocksAnswer, BlocksAsk},
+    boxed_handlers::BoxedHandlers,
     hearsay::Reach,
     records::SWEEP_INTERVAL,
     transport::Guard,
@@ -106,7 +108,7 @@ impl NodeKey {
 
 /// The swarm of one node.
 pub(crate) struct Net {
-    swarm: Swarm<Behaviour>,
+    swarm: Swarm<BoxedHandlers<Behaviour>>,
     guard: Guard,
     dht: DhtMode,
     /// Events told at once by one of libp2p's; a multicast packet names several neighbours.
@@ -173,7 +175,8 @@ impl Net {
             .with_idle_connection_timeout(IDLE_TIMEOUT)
             // A stream with one protocol sends its question along with the name: a round trip less for each.
             .with_substream_upgrade_protocol_override(Version::V1Lazy);
-        let mut swarm = Swarm::new(transport, behaviour, key.0.public().to_peer_id(), settings);
+        let local = key.0.public().to_peer_id();
+        let mut swarm = Swarm::new(transport, BoxedHandlers(behaviour), local, settings);
         for address in &config.external {
             swarm.add_external_address(address.as_multiaddr().clone());
         }

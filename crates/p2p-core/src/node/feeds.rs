@@ -343,7 +343,13 @@ impl FeedClient {
 
     async fn keep_trusted(&self, value: TrustedFeed, own: bool) -> Result<FeedRecord, FeedError> {
         let store = self.store.clone();
+        let told = value.feed().clone();
         let (record, is_news) = blocking(move || store.keep_feed(&value, own)).await??;
+        let kept = record.value.as_ref().map(SignedFeed::claims);
+        if let Some(kept) = kept.filter(|kept| kept.contradicts(&told)) {
+            tracing::warn!(feed = %told.id, sequence = told.sequence, kept = %kept.content, other = %told.content,
+                "the publisher signed two values with one sequence; the one that was seen first is kept");
+        }
         if record.own || record.followed {
             let key = record.id.key();
             self.send(Command::Served { key }).await?;

@@ -292,6 +292,20 @@ impl<'a> Batch<'a> {
         self.value(FEEDS, key.as_bytes(), FeedRecord::from_value)
     }
 
+    /// All feeds, in the order of their keys.
+    pub(super) fn feeds(&self) -> Result<Vec<FeedRecord>, IndexError> {
+        let listed = guarded(|| {
+            let table = self.txn.open_table(FEEDS)?;
+            let mut feeds = Vec::new();
+            for entry in table.range::<&[u8]>(..)? {
+                let (key, value) = entry?;
+                feeds.extend(parsed(key.value(), value.value(), FeedRecord::from_value));
+            }
+            Ok(feeds)
+        });
+        listed.map_err(|error| self.index.failed(error))
+    }
+
     pub(super) fn put_feed(&mut self, key: ContentId, feed: &FeedRecord) -> Result<(), IndexError> {
         self.insert(FEEDS, key.as_bytes(), &feed.to_value())
     }

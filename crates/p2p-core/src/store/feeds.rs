@@ -1,11 +1,12 @@
 //! Feeds that the node publishes, follows or has looked up: the latest value of each that it ever saw.
 
+use super::batch::Batch;
 use super::record::FeedRecord;
 use super::{Store, StoreError};
 use crate::content::{ContentId, FeedId, TrustedFeed};
 
 /// Feeds that are kept. When there are so many, one that was only looked up makes room.
-const MAX_FEEDS: usize = 1024;
+pub(super) const MAX_FEEDS: usize = 1024;
 
 impl Store {
     /// All feeds, in no order that means anything.
@@ -68,15 +69,10 @@ impl Store {
         change: impl FnOnce(&mut FeedRecord) -> bool,
     ) -> Result<(FeedRecord, bool), StoreError> {
         let key = id.key();
-        let room = self.room_for_feed(key)?;
         let mut batch = self.shared.index.write(true)?;
         let before = batch.feed(key)?.filter(|record| record.id == *id);
         if before.is_none() {
-            match room {
-                FeedRoom::There => {}
-                FeedRoom::Instead(other) => batch.remove_feed(other)?,
-                FeedRoom::None => return Err(StoreError::TooManyFeeds),
-            }
+            make_room(&mut batch, key)?;
         }
         let mut record = before.clone().unwrap_or(FeedRecord {
             id: id.clone(),
@@ -91,21 +87,15 @@ impl Store {
         }
         Ok((record, changed))
     }
-
-    fn room_for_feed(&self, key: ContentId) -> Result<FeedRoom, StoreError> {
-        let feeds = self.shared.index.feeds()?;
-        if feeds.len() < MAX_FEEDS || feeds.iter().any(|record| record.id.key() == key) {
-            return Ok(FeedRoom::There);
-        }
-        let spare = feeds.iter().find(|record| !record.own && !record.followed);
-        Ok(spare.map_or(FeedRoom::None, |spare| FeedRoom::Instead(spare.id.key())))
-    }
 }
 
-/// Whether there is room for another feed.
-enum FeedRoom {
-    There,
-    /// In the place of this one.
-    Instead(ContentId),
-    None,
+/// Makes room for another feed: one that is neither published nor followed gives way to it when there are too many.
+fn make_room(batch: &mut Batch<'_>, key: ContentId) -> Result<(), StoreError> {
+    let feeds = batch.feeds()?;
+    if feeds.len() < MAX_FEEDS || feeds.iter().any(|record| record.id.key() == key) {
+        return Ok(());
+    }
+    let spare = feeds.iter().find(|record| !record.own && !record.followed);
+    let spare = spare.ok_or(StoreError::TooManyFeeds)?;
+    Ok(batch.remove_feed(spare.id.key())?)
 }

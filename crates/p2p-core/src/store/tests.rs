@@ -21,6 +21,7 @@ mod bench;
 mod crashes;
 mod evicting;
 mod faulty;
+mod feeds;
 mod flips;
 mod follow;
 mod many;

@@ -231,9 +231,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Mux<C> {
                 }
             }
             Reading::Data { stream, left, .. } if *left > 0 => {
-                // Not zeroed anew each time, and not lost when nothing comes.
-                self.chunk.resize(CHUNK, 0);
                 let wanted = CHUNK.min(usize::try_from(*left).unwrap_or(CHUNK));
+                // Not zeroed anew each time, and not lost when nothing comes.
+                if self.chunk.len() < wanted {
+                    self.chunk.resize(wanted, 0);
+                }
                 let room = self.chunk.get_mut(..wanted).unwrap_or_default();
                 let len = futures::ready!(socket.poll_read(cx, room))?;
                 if len == 0 {
@@ -257,8 +259,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Mux<C> {
             last,
         } = self.reading
         {
+            let mut state = lock(&self.state);
             if last {
-                lock(&self.state).on_finished(stream);
+                state.on_finished(stream);
+            }
+            // Most connections are idle most of the time.
+            if state.wide() == 0 {
+                self.chunk = Vec::new();
             }
             self.reading = Reading::START;
         }

@@ -464,7 +464,7 @@ impl State {
     }
 
     /// How many streams have a wide window.
-    fn wide(&self) -> usize {
+    pub(super) fn wide(&self) -> usize {
         let streams = self.streams.values();
         streams.filter(|flow| flow.full_window > WINDOW).count()
     }

@@ -119,6 +119,51 @@ async fn what_was_sent_before_the_end_of_a_connection_can_be_read() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
+#[tokio::test]
+async fn an_idle_connection_keeps_no_memory_to_read_into() {
+    use tokio::io::AsyncWriteExt as _;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (server, client) = tokio::join!(listener.accept(), tokio::net::TcpStream::connect(address));
+    let mut mux = Mux::new(TcpStream(server.unwrap().0), false);
+    let mut client = client.unwrap();
+    let len = 3 * CHUNK;
+    let header = Header::data(1, SYN, u32::try_from(len).unwrap()).to_bytes();
+    let (first, rest) = (vec![1; len - 1], [1]);
+    client
+        .write_all(&[&header[..], &first].concat())
+        .await
+        .unwrap();
+    let mut read = 0;
+    let mut largest = 0;
+    poll_fn(|cx| {
+        let _ = mux.poll_work(cx)?;
+        largest = largest.max(mux.chunk.capacity());
+        let mut buffer = vec![0; len];
+        while let Some(got) = lock(&mux.state).read(1, &mut buffer, cx.waker()) {
+            read += got?;
+        }
+        match &mux.reading {
+            Reading::Data { left: 1, .. } if read == len - 1 => Poll::Ready(Ok(())),
+            _ => Poll::<io::Result<()>>::Pending,
+        }
+    })
+    .await
+    .unwrap();
+    assert!((1..=2 * CHUNK).contains(&largest), "{largest}");
+    client.write_all(&rest).await.unwrap();
+    poll_fn(|cx| {
+        let _ = mux.poll_work(cx)?;
+        match mux.reading {
+            Reading::Header { filled: 0, .. } => Poll::Ready(Ok(())),
+            _ => Poll::<io::Result<()>>::Pending,
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(mux.chunk.capacity(), 0);
+}
+
 fn headers(state: &mut State) -> Vec<Header> {
     let mut headers = Vec::new();
     while let Some(output) = state.next_output() {
