@@ -38,6 +38,9 @@ const INTERVALS: Intervals = Intervals {
 /// Connections of a node above which the oldest are closed.
 const CONNECTIONS: usize = 96;
 
+/// Times that a content is announced, until it is.
+const ANNOUNCED_AT_MOST: u32 = 3;
+
 /// What a network is made of, and what happens to it.
 #[derive(Debug, Clone, Copy)]
 pub struct Scenario {
@@ -136,6 +139,7 @@ struct Facts {
     routes: usize,
     connections: usize,
     records: usize,
+    walking: bool,
 }
 
 struct Search {
@@ -223,6 +227,7 @@ impl Running {
                     routes: self.net.dht_peers(),
                     connections: self.connected.len(),
                     records: self.net.foreign_records(),
+                    walking: self.net.is_walking(),
                 });
             }
             Order::Show(manifest) => self.names.show(*manifest),
@@ -397,15 +402,20 @@ impl Network {
         numbers.get(self.chance.below(numbers.len())).copied()
     }
 
-    async fn facts(&self) -> Vec<Facts> {
-        let mut told = Vec::new();
-        for member in self.members.values().filter(|member| !member.silent) {
+    /// What these nodes know; the silent ones say nothing.
+    async fn facts(&self, numbers: &[u64]) -> Vec<(u64, Facts)> {
+        let asked = numbers.iter().map(|number| async {
             let (tell, facts) = oneshot::channel();
-            if member.orders.send(Order::Facts(tell)).await.is_ok() {
-                told.extend(facts.await);
-            }
-        }
-        told
+            let member = self.members.get(number).filter(|member| !member.silent)?;
+            member.orders.send(Order::Facts(tell)).await.ok()?;
+            Some((*number, facts.await.ok()?))
+        });
+        let told = futures::future::join_all(asked).await;
+        told.into_iter().flatten().collect()
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        self.members.keys().copied().collect()
     }
 
     /// Makes nodes, and waits until all know enough of each other.
@@ -414,20 +424,36 @@ impl Network {
         // Most of the time goes by here, and it grows with the network: all share the cores of one machine.
         let patience = 300 + 3 * nodes as u64;
         let deadline = Instant::now() + Duration::from_secs(patience);
+        let mut newcomers = Vec::new();
         for number in 0..nodes {
-            self.add();
+            newcomers.push(self.add());
             if number % 20 == 19 {
                 // Not all at once: a network of a thousand was one of ten once.
-                self.settle(enough.min(number / 2), deadline).await;
+                let known = enough.min(number / 2);
+                let newcomers = std::mem::take(&mut newcomers);
+                self.settle(newcomers, deadline, |facts| facts.routes >= known)
+                    .await;
             }
         }
-        self.settle(enough.min(nodes / 2), deadline).await;
+        let known = enough.min(nodes / 2);
+        self.settle(self.numbers(), deadline, |facts| {
+            facts.routes >= known && !facts.walking
+        })
+        .await;
     }
 
-    async fn settle(&self, enough: usize, deadline: Instant) {
+    /// Waits until this was true of each of these once.
+    async fn settle(
+        &self,
+        mut waiting: Vec<u64>,
+        deadline: Instant,
+        is_there: impl Fn(&Facts) -> bool,
+    ) {
         loop {
-            let facts = self.facts().await;
-            if facts.iter().all(|facts| facts.routes >= enough) {
+            let facts = self.facts(&waiting).await;
+            let late = facts.iter().filter(|(_, facts)| !is_there(facts));
+            waiting = late.map(|(number, _)| *number).collect();
+            if waiting.is_empty() {
                 return;
             }
             assert!(
@@ -438,20 +464,28 @@ impl Network {
         }
     }
 
+    /// Announces, and tries again when a walk fails, as the announcer does.
     async fn announce(&self, member: u64, id: ContentId) -> bool {
-        let (done, stored) = oneshot::channel();
         let Some(member) = self.members.get(&member) else {
             return false;
         };
-        let sent = member.orders.send(Order::Announce(id, done)).await;
-        sent.is_ok() && stored.await.unwrap_or(false)
+        for _ in 0..ANNOUNCED_AT_MOST {
+            let (done, stored) = oneshot::channel();
+            if member.orders.send(Order::Announce(id, done)).await.is_err() {
+                return false;
+            }
+            if stored.await.unwrap_or(false) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Replaces this many nodes, but none of these.
     fn churn(&mut self, count: usize, spared: &[u64]) {
         for _ in 0..count {
-            let numbers: Vec<u64> = self.members.keys().copied().collect();
-            let victims: Vec<u64> = numbers
+            let victims: Vec<u64> = self
+                .numbers()
                 .into_iter()
                 .filter(|n| !spared.contains(n))
                 .collect();
@@ -493,9 +527,10 @@ pub async fn run(scenario: Scenario) -> Outcome {
         outcome.announced += stored.into_iter().filter(|stored| *stored).count();
     }
     search(&mut network, &scenario, &contents, &mut outcome).await;
-    let facts = network.facts().await;
+    let facts = network.facts(&network.numbers()).await;
     let mean = |of: fn(&Facts) -> usize| {
-        facts.iter().map(|facts| of(facts) as f64).sum::<f64>() / facts.len().max(1) as f64
+        let sum: f64 = facts.iter().map(|(_, facts)| of(facts) as f64).sum();
+        sum / facts.len().max(1) as f64
     };
     outcome.routes = mean(|facts| facts.routes);
     outcome.connections = mean(|facts| facts.connections);

@@ -425,6 +425,13 @@ impl Net {
         kad.map_or(0, |kad| kad.store_mut().foreign_len())
     }
 
+    /// Whether it walks through the DHT, for whatever reason.
+    #[cfg(any(test, feature = "bench"))]
+    fn is_walking(&self) -> bool {
+        let kad = self.swarm.behaviour().kad.as_ref();
+        kad.is_some_and(|kad| kad.iter_queries().next().is_some())
+    }
+
     /// Requests that a walk has sent so far; 0 if it is over.
     #[cfg(any(test, feature = "bench"))]
     fn lookup_requests(&self, lookup: LookupId) -> u32 {

@@ -20,24 +20,24 @@ use super::{
     catalog::Catalog,
     check::ServerAnswer,
     command::Command,
-    error::ConnectError,
     event::Event,
     fetch::{
         receive::Report,
         session::{Session, Summary},
     },
     fetching::QueuedFetch,
+    housekeeping::LISTEN_GRACE,
     moving::Moves,
-    serving::{ASKER_TTL, Upload},
+    publishing::PUBLISH_EVERY,
+    serving::Upload,
     status::{Published, Status},
 };
 use crate::{
     announce::Announcer,
-    audience::Audience,
-    content::{Address, ContentId, NodeId, SignedManifest},
+    content::{Address, ContentId, NodeId},
     names::{Blamed, Shown},
     net::{GroupId, HolderQuestion, NetEvent, UploadId},
-    peers::{FoundBy, PeerChange},
+    peers::PeerChange,
     reach::Reach,
     relays::Relays,
     serve::Admission,
@@ -51,12 +51,6 @@ pub(crate) struct SessionId(pub(crate) u64);
 const BUDGET: usize = 64;
 /// The longest sleep: address book, idle peers and lost neighbours are looked at this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
-/// The first peers are dialled after this, though not all listeners have an address.
-const LISTEN_GRACE: Duration = Duration::from_millis(500);
-/// Listings and numbers are published at most this often.
-const PUBLISH_EVERY: Duration = Duration::from_millis(100);
-/// Peers asked to be reached again after they were lost.
-const MAX_REDIALS: usize = 16;
 
 /// See the module.
 pub(super) struct Driver {
@@ -87,8 +81,8 @@ pub(super) struct Driver {
     pub(super) blamed: Blamed,
     pub(super) bootstrap: Vec<Address>,
     /// How many addresses it is to listen on, until the first peers are dialled.
-    listeners: Option<usize>,
-    started_at: Instant,
+    pub(super) listeners: Option<usize>,
+    pub(super) started_at: Instant,
     pub(super) max_peers: usize,
     /// Where peers are remembered; `None` for a node that writes nothing.
     pub(super) data_dir: Option<PathBuf>,
@@ -100,7 +94,7 @@ pub(super) struct Driver {
     /// Servers that were asked what they hold, and who waits for it.
     pub(super) holder_questions: HashMap<HolderQuestion, (NodeId, mpsc::Sender<ServerAnswer>)>,
     pub(super) published: watch::Sender<Published>,
-    published_at: Instant,
+    pub(super) published_at: Instant,
     pub(super) dirty: bool,
     kept_at: Instant,
     pub(super) has_dht: bool,
@@ -294,91 +288,6 @@ impl Driver {
         }
     }
 
-    fn keep_house(&mut self) {
-        self.hands.net.sweep(self.hands.now);
-        self.dirty = true;
-        self.close_surplus();
-        self.dial_lost();
-        self.save_announced();
-        let now = self.hands.now;
-        self.askers.retain(|_, askers| {
-            askers.retain(|_, seen| now.saturating_duration_since(*seen) < ASKER_TTL);
-            !askers.is_empty()
-        });
-        let book = address_book::of(&self.hands.peers.list());
-        let data_dir = self.data_dir.clone();
-        self.hands.jobs.spawn_blocking(move || {
-            address_book::write(data_dir.as_deref(), &book);
-            Job::PeersWritten
-        });
-    }
-
-    /// Keeps room for connections to come. A walk through the DHT makes dozens of them within a second or two, and when the
-    /// limit is reached, it can ask nobody any more.
-    pub(super) fn close_surplus(&mut self) {
-        let spare = self.max_peers.saturating_sub(self.max_peers / 8);
-        let surplus = self.hands.peers.connected().saturating_sub(spare);
-        if surplus == 0 {
-            return;
-        }
-        for peer in self.hands.peers.idle().into_iter().take(surplus) {
-            self.hands.net.disconnect(peer);
-        }
-    }
-
-    /// Bootstrap peers and neighbours that are not connected are tried again.
-    fn dial_lost(&mut self) {
-        let lost: Vec<NodeId> = self
-            .hands
-            .peers
-            .list()
-            .into_iter()
-            .filter(|info| !self.hands.peers.is_connected(info.peer))
-            .filter(|info| {
-                info.found.contains(&FoundBy::Bootstrap) || info.found.contains(&FoundBy::Mdns)
-            })
-            .map(|info| info.peer)
-            .take(MAX_REDIALS)
-            .collect();
-        for peer in lost {
-            let addresses = self.hands.peers.addresses(peer).to_vec();
-            self.hands.net.dial(peer, &addresses);
-        }
-    }
-
-    /// The first peers are dialled when this node listens: only then does it dial from the ports it listens on, which is
-    /// what a router has to see for others to come in by them.
-    fn dial_known_when_listening(&mut self) {
-        let Some(listeners) = self.listeners else {
-            return;
-        };
-        let waited = self.hands.now >= self.started_at + LISTEN_GRACE;
-        if self.listening.len() >= listeners || waited {
-            self.listeners = None;
-            self.dial_known();
-        }
-    }
-
-    fn dial_known(&mut self) {
-        for address in std::mem::take(&mut self.bootstrap) {
-            if let Some(peer) = address.node() {
-                self.hands
-                    .heard_of(peer, &[address.without_node()], FoundBy::Bootstrap);
-            }
-        }
-        let known: Vec<NodeId> = self
-            .hands
-            .peers
-            .list()
-            .into_iter()
-            .map(|info| info.peer)
-            .collect();
-        for peer in known {
-            let addresses = self.hands.peers.addresses(peer).to_vec();
-            self.hands.net.dial(peer, &addresses);
-        }
-    }
-
     fn on_job(&mut self, job: Option<Result<Job, JoinError>>) {
         let job = match job {
             Some(Ok(job)) => job,
@@ -443,152 +352,6 @@ impl Driver {
         }
     }
 
-    fn on_command(&mut self, command: Command) {
-        match command {
-            Command::Shared {
-                manifest,
-                unlisted,
-                audience,
-                entries,
-            } => self.shared(*manifest, unlisted, audience, &entries),
-            Command::Renewed {
-                before,
-                manifest,
-                unlisted,
-                audience,
-                added,
-                removed,
-            } => {
-                let id = manifest.claims().content;
-                self.withdraw(&removed);
-                self.shared(*manifest, unlisted, audience, &added);
-                if let Some(before) = before.filter(|before| *before != id) {
-                    self.withdraw(&[before]);
-                    self.hands.tell(Event::Unshared { id: before });
-                }
-            }
-            Command::Withdrawn { ids } => self.withdraw(&ids),
-            Command::Unshared { id } => {
-                self.withdraw(&[id]);
-                self.hands.tell(Event::Unshared { id });
-            }
-            Command::Hidden { id } => self.hide(id),
-            Command::Lost { ids, changed } => {
-                self.withdraw(&ids);
-                for id in ids.into_iter().filter(|_| changed) {
-                    self.hands.tell(Event::ContentChanged { id });
-                }
-            }
-            Command::Rates {
-                upload,
-                download,
-                lan_exempt,
-            } => self.hands.set_rates(upload, download, lan_exempt),
-            Command::Fetch {
-                order,
-                progress,
-                reply,
-            } => self.fetch(QueuedFetch {
-                order,
-                progress,
-                reply,
-            }),
-            Command::Read { order, seat } => self.read(*order, seat),
-            Command::ReadersMoved { id } => {
-                for session in self.sessions.values_mut().filter(|s| s.id == id) {
-                    session.seat_readers(&mut self.hands);
-                }
-            }
-            Command::Connect {
-                peer,
-                address,
-                reply,
-            } => self.connect(peer, &address, reply),
-            Command::Ask { peer, query, reply } => {
-                // A peer that cannot be asked drops the sender, which says so.
-                self.hands.ask(peer, query, Asked::Embedder(reply));
-            }
-            Command::Lookup { id, found } => {
-                self.hands.lookup(id, LookupFor::Embedder(found));
-            }
-            Command::Search { keys, found } => self.search(&keys, &found),
-            Command::Reach { peer, reply } => {
-                self.reach(peer, reply);
-            }
-            Command::Blame { peer } => self.blamed.blame(peer, self.hands.now),
-            Command::Check { id, answers } => self.check(id, answers),
-            Command::Facts { reply } => {
-                let _ = reply.send(self.facts());
-            }
-            Command::Served { key } => self.announce(key, Pace::Now),
-            Command::Unserved { key } => self.announce_no_more(key),
-            Command::Announced { ids, reply } => {
-                let now = self.hands.now;
-                let states = ids.iter().map(|id| self.announcer.state(*id, now));
-                let states = states.collect();
-                let _ = reply.send(states);
-            }
-            Command::Shutdown { .. } => {}
-        }
-    }
-
-    fn shared(
-        &mut self,
-        manifest: SignedManifest,
-        unlisted: bool,
-        audience: Audience,
-        entries: &[ContentId],
-    ) {
-        let claims = manifest.claims();
-        let (id, name, size) = (claims.content, claims.name.clone(), claims.size);
-        if audience == Audience::Everyone {
-            self.announce(id, Pace::Now);
-            for entry in entries {
-                self.announce(*entry, Pace::Spread);
-            }
-        } else {
-            // It may have been for everyone before.
-            self.withdraw(entries);
-            self.withdraw(&[id]);
-        }
-        if unlisted {
-            self.hide(id);
-        } else {
-            self.show(manifest, audience);
-        }
-        self.dirty = true;
-        self.hands.tell(Event::Shared { id, name, size });
-    }
-
-    /// Shows and announces these contents no longer.
-    fn withdraw(&mut self, ids: &[ContentId]) {
-        for id in ids {
-            self.hide(*id);
-            self.announce_no_more(*id);
-        }
-        self.dirty = true;
-    }
-
-    fn connect(
-        &mut self,
-        peer: NodeId,
-        address: &Address,
-        reply: oneshot::Sender<Result<(), ConnectError>>,
-    ) {
-        self.hands
-            .heard_of(peer, &[address.without_node()], FoundBy::Manual);
-        if self.hands.peers.is_connected(peer) {
-            let _ = reply.send(Ok(()));
-            return;
-        }
-        if peer == self.hands.local || !self.hands.net.dial_now(peer, &[address.without_node()]) {
-            let why = "the address is this node's own, or not one that may be dialled".to_owned();
-            let _ = reply.send(Err(ConnectError::Failed { peer, why }));
-            return;
-        }
-        self.hands.connecting.entry(peer).or_default().push(reply);
-    }
-
     fn conclude_sessions(&mut self) {
         while let Some(number) = self
             .sessions
@@ -631,53 +394,6 @@ impl Driver {
                 self.fetch(fetch);
             }
         }
-    }
-
-    /// Tells the handles how things stand, if anything changed.
-    fn publish(&mut self) {
-        let now = self.hands.now;
-        let waited = now.saturating_duration_since(self.published_at) >= PUBLISH_EVERY;
-        let dirty = self.dirty || self.hands.peers_dirty;
-        if !(self.hands.moved || dirty && waited) {
-            return;
-        }
-        (self.dirty, self.hands.peers_dirty, self.hands.moved) = (false, false, false);
-        self.published_at = now;
-        let peers = self.hands.peers.list();
-        let connected = self.hands.peers.connected();
-        let counts = self.announcer.counts(now);
-        let listen = self.addresses();
-        let status = &mut self.status;
-        status.peers_connected = connected as u64;
-        status.peers_known = peers.len().saturating_sub(connected) as u64;
-        status.announced = counts.announced;
-        status.announce_due = counts.due;
-        status.announce_failed = counts.failed;
-        status.announce_lag = counts.lag;
-        status.fetches = self.sessions.len() as u64;
-        status.uploads = self.admission.serving() as u64;
-        status.up_bytes = self.hands.up_bytes;
-        status.down_bytes = self.hands.down_bytes;
-        status.dht_peers = self.hands.net.dht_peers() as u64;
-        status.dht_mode = self.hands.net.dht_mode().to_owned();
-        status.addresses.clone_from(&listen);
-        self.published.send_replace(Published {
-            peers: Arc::new(peers),
-            addresses: Arc::new(listen),
-            status: Arc::new(self.status.clone()),
-        });
-    }
-
-    /// Where we can be reached, each address ending in our id: what others confirmed first.
-    fn addresses(&self) -> Vec<Address> {
-        let mut addresses: Vec<Address> = Vec::new();
-        for address in self.external.iter().chain(&self.listening) {
-            let full = address.with_node(self.hands.local);
-            if !addresses.contains(&full) {
-                addresses.push(full);
-            }
-        }
-        addresses
     }
 }
 

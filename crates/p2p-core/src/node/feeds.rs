@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{Stream, StreamExt, stream, stream::FuturesUnordered};
+use futures::{Stream, StreamExt, TryFutureExt, TryStreamExt, stream};
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
     task::JoinHandle,
@@ -41,6 +41,8 @@ const ROUND: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_secs(60);
 /// Peers that news are waited for at.
 const WAITED_AT: usize = 3;
+/// Peers asked, or waited at, at once of those that connect meanwhile.
+const MET_AT_ONCE: usize = 8;
 /// One that has answered is asked again after this.
 const GATHER: Duration = Duration::from_secs(1);
 /// One that has no time is asked again after this.
@@ -467,9 +469,9 @@ impl FeedClient {
     async fn follow(self, id: FeedId) {
         loop {
             let round = async {
-                let mut events = self.events.subscribe();
+                let events = self.events.subscribe();
                 let holders = self.ask_around(&id, ROUND).await?;
-                let waiting = self.wait_for_news(&id, &holders, &mut events);
+                let waiting = self.wait_for_news(&id, &holders, events);
                 tokio::time::timeout(PAUSE, waiting).await.unwrap_or(Ok(()))
             };
             match round.await {
@@ -488,33 +490,37 @@ impl FeedClient {
         &self,
         id: &FeedId,
         holders: &[NodeId],
-        events: &mut broadcast::Receiver<Event>,
+        events: broadcast::Receiver<Event>,
     ) -> Result<(), FeedError> {
-        let waiting = async {
-            let waits = holders.iter().take(WAITED_AT);
-            let mut waits: FuturesUnordered<_> =
-                waits.map(|peer| self.wait_at(*peer, id)).collect();
-            while let Some(ended) = waits.next().await {
-                ended?;
-            }
-            Ok::<(), FeedError>(())
-        };
-        let meeting = async {
+        let holders = holders.iter().take(WAITED_AT);
+        let waiting = holders.map(|peer| self.wait_at(*peer, id));
+        let joined = stream::unfold(events, async |mut events| {
             loop {
                 match events.recv().await {
-                    Ok(Event::PeerJoined(info)) => {
-                        if let Told::Value = self.ask(info.peer, id, None).await? {
-                            self.wait_at(info.peer, id).await?;
-                        }
-                    }
+                    Ok(Event::PeerJoined(info)) => return Some((info.peer, events)),
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(broadcast::error::RecvError::Closed) => return Err(NodeStopped.into()),
+                    Err(broadcast::error::RecvError::Closed) => return None,
                 }
             }
-        };
-        let (waited, met): (Result<(), FeedError>, Result<(), FeedError>) =
-            futures::future::join(waiting, meeting).await;
-        waited.and(met)
+        });
+        let meeting = joined
+            .map(|peer| self.meet(peer, id))
+            .buffer_unordered(MET_AT_ONCE)
+            .try_for_each(|()| std::future::ready(Ok(())));
+        // Events end with the node only.
+        let meeting = meeting.and_then(|()| std::future::ready(Err(NodeStopped.into())));
+        let waiting = futures::future::try_join_all(waiting);
+        futures::future::try_join(waiting, meeting)
+            .map_ok(|(_, ())| ())
+            .await
+    }
+
+    /// Asks a peer that has just connected, and waits at it if it has the feed.
+    async fn meet(&self, peer: NodeId, id: &FeedId) -> Result<(), FeedError> {
+        match self.ask(peer, id, None).await? {
+            Told::Value => self.wait_at(peer, id).await,
+            Told::Nothing | Told::Busy | Told::Gone => Ok(()),
+        }
     }
 
     /// Asks a peer again and again for something newer; it answers when it has that, or after a while.

@@ -125,6 +125,45 @@ async fn what_was_seen_is_never_older_again_and_following_outlives_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_at_one_peer_asks_the_next_that_connects_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (there, here) = (dir.path().join("p"), dir.path().join("f"));
+    let publisher = node(&there, &[]).await;
+    let id = id_of(publisher.publisher());
+    let old = publisher
+        .publish_feed("news", content("old"))
+        .await
+        .unwrap();
+    let signed = publisher.store().feed(&id).unwrap().unwrap().value.unwrap();
+    publisher.shutdown().await;
+    let follower = node(&here, &[]).await;
+    let mut values = follower.follow_feed(&id).await.unwrap();
+    // One that has the value, and never gets a newer one.
+    let keeper = node(&dir.path().join("k"), &[]).await;
+    let trusted = signed.verify(&id).unwrap();
+    keeper.store().keep_feed(&trusted, false).unwrap();
+    keeper
+        .connect(follower.addresses()[0].clone())
+        .await
+        .unwrap();
+    assert_eq!(next(&mut values).await, old);
+
+    let publisher = node(&there, &[]).await;
+    let new = publisher
+        .publish_feed("news", content("new"))
+        .await
+        .unwrap();
+    publisher
+        .connect(follower.addresses()[0].clone())
+        .await
+        .unwrap();
+    assert_eq!(next(&mut values).await, new);
+    for node in [publisher, follower, keeper] {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_value_that_somebody_else_signed_is_not_believed() {
     let dir = tempfile::tempdir().unwrap();
     let liar = node(&dir.path().join("liar"), &[]).await;
