@@ -1,12 +1,13 @@
 //! Networks of many nodes in one process: how often, how fast and at what cost providers are found.
 //!
-//!     cargo bench -p p2p-core --bench dht -- [--nodes N] [--case calm|churn|silent|names] [--lookups N] [--contents N] [--seed N]
+//!     cargo bench -p p2p-core --bench dht -- [--nodes N] [--case calm|churn|silent|names] [--lookups N] [--contents N]
+//!         [--minute SECONDS] [--seed N]
 //!
 //! Prints a line of JSON, which `tests/bench/dht.py` gathers in `docs/benchmarks/dht.json` and draws.
 
 use std::{fmt, time::Duration};
 
-use p2p_core::bench::dht::{Found, Scenario, name_simulation, note_named, run};
+use p2p_core::bench::dht::{Found, Scenario, name_simulation, note_named, notes_named, run};
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
@@ -106,8 +107,9 @@ fn names(runtime: &tokio::runtime::Runtime, scenario: Scenario) {
 }
 
 fn main() {
-    let only_kad = tracing_subscriber::filter::filter_fn(|metadata| {
-        metadata.is_event() && metadata.target() == "libp2p_kad::behaviour"
+    // What kad says is put into words only while a look-up is followed: else it is a tenth of the work of a network.
+    let only_kad = tracing_subscriber::filter::dynamic_filter_fn(|metadata, _| {
+        metadata.is_event() && metadata.target() == "libp2p_kad::behaviour" && notes_named()
     });
     tracing_subscriber::registry()
         .with(Paths.with_filter(only_kad))
@@ -118,7 +120,7 @@ fn main() {
         nodes,
         silent_percent: if case == "silent" { 20 } else { 0 },
         churn_percent: if case == "churn" { 10 } else { 0 },
-        minute: Duration::from_secs(number("--minute", 10) as u64),
+        minute: Duration::from_secs(number("--minute", 60) as u64),
         minutes_before: 3,
         contents: number("--contents", 200),
         lookups: number("--lookups", 1000),

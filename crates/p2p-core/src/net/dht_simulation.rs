@@ -121,6 +121,12 @@ pub fn note_named(source: &str, peer: &str) {
     });
 }
 
+/// Whether the node that is running on this thread follows a look-up.
+#[must_use]
+pub fn notes_named() -> bool {
+    PATHS.with_borrow(Option::is_some)
+}
+
 enum Order {
     Dial(NodeId, Address),
     Announce(ContentId, oneshot::Sender<bool>),

@@ -11,6 +11,7 @@ pub(crate) mod doctor;
 mod driver;
 mod error;
 mod event;
+mod feed_client;
 pub(crate) mod feeds;
 mod fetch;
 mod fetching;

@@ -6,15 +6,17 @@ use std::sync::RwLockReadGuard;
 use redb::{ReadableTable, WriteTransaction};
 
 use super::IndexError;
+use super::database::{OpenDatabase, guarded};
 use super::index::{
-    ALL, CONTENTS, COPIES, FEEDS, HELD, Index, MANIFESTS, OUTLINES, OpenDatabase, PATHS, PINS,
-    SHARED, SHARES, TOTALS, Table, copy_key, guarded, keys_of, manifest_key, outline_key, parsed,
+    CONTENTS, COPIES, FEEDS, HELD, Index, MANIFESTS, OUTLINES, PATHS, PINS, SHARED, SHARES, Table,
+    copy_key, keys_of, manifest_key, outline_key, parsed,
 };
 use super::outline::TOP;
 use super::record::{
     ContentRecord, FeedRecord, HeldRecord, PathRecord, PinRecord, Record, ShareRecord, Totals,
     manifest_value, outline_value,
 };
+use super::totals::keep_totals;
 use crate::content::{ChainingValue, ContentId, PublisherKey};
 
 /// A table whose records are about a content, and are of no use without it.
@@ -376,20 +378,4 @@ impl<'a> Batch<'a> {
         self.remove(SHARES, path)?;
         Ok(old)
     }
-}
-
-/// Adds a change to the totals that the file keeps. Without a sound record they are summed up when it is opened next.
-fn keep_totals(txn: &WriteTransaction, change: Totals) -> Result<(), redb::Error> {
-    let mut table = txn.open_table(TOTALS)?;
-    let known = table
-        .get(ALL)?
-        .and_then(|known| Totals::from_value(known.value()));
-    match known {
-        Some(mut totals) => {
-            totals.add(change);
-            table.insert(ALL, totals.to_value().as_slice())?;
-        }
-        None => _ = table.remove(ALL)?,
-    }
-    Ok(())
 }

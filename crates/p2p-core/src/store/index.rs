@@ -3,27 +3,25 @@
 //! Reads see what was committed; writes go through a [`Batch`], which is all or nothing. A batch that is not durable
 //! is seen at once and survives a crash only when a later durable one did: for what can be found out again.
 
-use std::io;
 use std::ops::RangeInclusive;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use redb::backends::FileBackend;
 use redb::{
     Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    StorageBackend, StorageError, TableDefinition,
+    TableDefinition,
 };
 
 use super::batch::Batch;
-use super::fs::{Access, FileSystem, OpenFile};
+use super::database::{OpenDatabase, guarded, is_damage, open_database, opened};
+use super::fs::{Access, FileSystem};
 use super::record::{
-    ContentRecord, FeedRecord, HeldRecord, PathRecord, PinRecord, Place, Record, ShareRecord,
-    State, Totals, manifest_bytes, outline_values,
+    ContentRecord, FeedRecord, HeldRecord, PathRecord, PinRecord, Record, ShareRecord, Totals,
+    manifest_bytes, outline_values,
 };
 use super::shared::Guarded;
-use super::space::index_growth;
+use super::totals::totals;
 use super::{IndexError, StoreError, Usage, files};
 use crate::content::{ChainingValue, ContentId, PublisherKey, SignedManifest};
 
@@ -49,9 +47,6 @@ const TABLES: [Table; 12] = [
 /// The key of the only record in `totals`.
 pub(super) const ALL: &[u8] = &[];
 
-/// Memory for pages of the index. The library's own default is 1 GiB.
-const CACHE_BYTES: usize = 32 * 1024 * 1024;
-
 /// The index.
 pub(super) struct Index {
     fs: Arc<dyn FileSystem>,
@@ -62,47 +57,6 @@ pub(super) struct Index {
     broken: AtomicBool,
     /// What `totals` says, kept up to date by the batches.
     pub(super) totals: Guarded<Totals>,
-}
-
-impl Totals {
-    pub(super) fn add(&mut self, other: Self) {
-        self.downloads = self.downloads.saturating_add(other.downloads);
-        self.partial = self.partial.saturating_add(other.partial);
-        self.objects = self.objects.saturating_add(other.objects);
-        self.growth = self.growth.saturating_add(other.growth);
-    }
-
-    pub(super) fn subtract(&mut self, other: Self) {
-        self.downloads = self.downloads.saturating_sub(other.downloads);
-        self.partial = self.partial.saturating_sub(other.partial);
-        self.objects = self.objects.saturating_sub(other.objects);
-        self.growth = self.growth.saturating_sub(other.growth);
-    }
-
-    pub(super) fn of_content(record: &ContentRecord) -> Self {
-        let bytes = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
-        let size = bytes(record.size);
-        match (&record.place, record.state) {
-            (Place::Object, _) => Self {
-                objects: size,
-                ..Self::default()
-            },
-            (Place::Part(_), State::Partial) => Self {
-                partial: size,
-                growth: bytes(index_growth(record.size)),
-                ..Self::default()
-            },
-            _ => Self::default(),
-        }
-    }
-
-    pub(super) fn of_path(record: &PathRecord) -> Self {
-        let size = i64::try_from(record.stamp.size).unwrap_or(i64::MAX);
-        Self {
-            downloads: if record.download { size } else { 0 },
-            ..Self::default()
-        }
-    }
 }
 
 impl Index {
@@ -354,7 +308,6 @@ impl Index {
         self.value(SHARES, path, ShareRecord::from_value)
     }
 
-    /// What is pinned, by id.
     pub(super) fn feeds(&self) -> Result<Vec<FeedRecord>, IndexError> {
         self.list(FEEDS, None, |_, value| FeedRecord::from_value(value))
     }
@@ -363,6 +316,7 @@ impl Index {
         self.value(FEEDS, key.as_bytes(), FeedRecord::from_value)
     }
 
+    /// What is pinned, by id.
     pub(super) fn pins(&self) -> Result<Vec<(ContentId, PinRecord)>, IndexError> {
         self.list(PINS, None, |key, value| {
             Some((id_of(key)?, PinRecord::from_value(value)?))
@@ -423,37 +377,6 @@ impl Index {
     }
 }
 
-/// An open database file. The library panics on some damaged files, also when it closes them; that is damage like any
-/// other.
-pub(super) struct OpenDatabase(Option<Database>);
-
-impl OpenDatabase {
-    fn get(&self) -> Result<&Database, redb::Error> {
-        self.0
-            .as_ref()
-            .ok_or_else(|| StorageError::DatabaseClosed.into())
-    }
-
-    fn get_mut(&mut self) -> Result<&mut Database, redb::Error> {
-        self.0
-            .as_mut()
-            .ok_or_else(|| StorageError::DatabaseClosed.into())
-    }
-}
-
-impl Drop for OpenDatabase {
-    fn drop(&mut self) {
-        let database = self.0.take();
-        let closed = guarded(|| {
-            drop(database);
-            Ok(())
-        });
-        if let Err(error) = closed {
-            tracing::warn!(%error, "the index could not be closed in order");
-        }
-    }
-}
-
 /// What says that the index was found damaged while it was in use: it is checked when it is opened next.
 fn suspect_of(path: &Path) -> PathBuf {
     path.with_extension("redb.suspect")
@@ -463,87 +386,6 @@ fn suspect_of(path: &Path) -> PathBuf {
 fn size_of(fs: &dyn FileSystem, path: &Path) -> u64 {
     let real = fs.real_path(path).and_then(|path| fs.stamp(&path));
     real.map_or(0, |stamp| stamp.size)
-}
-
-/// Opens the database; `again` after a failure, when the system's memory of the file is no proof of what the disk has.
-fn open_database(
-    fs: &dyn FileSystem,
-    path: &Path,
-    again: bool,
-) -> Result<OpenDatabase, redb::Error> {
-    guarded(|| {
-        let real = fs.real_path(path);
-        let (file, _) = fs.open(real.as_deref().unwrap_or(path), Access::Create)?;
-        if again {
-            file.drop_from_memory();
-        }
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE_BYTES);
-        let database = match file.of_system() {
-            Some(file) => builder.create_with_backend(FileBackend::new(file.try_clone()?)?)?,
-            None => builder.create_with_backend(IndexFile(file))?,
-        };
-        Ok(OpenDatabase(Some(database)))
-    })
-}
-
-/// The file of the index where it is none of the operating system's. The data directory has one owner, so it needs no
-/// lock of its own.
-#[derive(Debug)]
-struct IndexFile(OpenFile);
-
-impl StorageBackend for IndexFile {
-    fn len(&self) -> io::Result<u64> {
-        self.0.stamp().map(|stamp| stamp.size)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, &[data])
-    }
-}
-
-pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
-    let damaged = |_| {
-        Err(redb::Error::Corrupted(
-            "the database library panicked".to_owned(),
-        ))
-    };
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(damaged)
-}
-
-fn opened(database: &Option<OpenDatabase>) -> Result<&Database, redb::Error> {
-    database.as_ref().ok_or(redb::Error::DatabaseClosed)?.get()
-}
-
-/// Whether the file itself is at fault, as opposed to the disk or another process.
-fn is_damage(error: &redb::Error) -> bool {
-    match error {
-        redb::Error::Corrupted(_)
-        | redb::Error::RepairAborted
-        | redb::Error::UpgradeRequired(_)
-        | redb::Error::TableTypeMismatch { .. }
-        | redb::Error::TypeDefinitionChanged { .. }
-        | redb::Error::TableIsMultimap(_) => true,
-        redb::Error::Io(source) => {
-            matches!(
-                source.kind(),
-                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-            )
-        }
-        _ => false,
-    }
 }
 
 /// Makes the tables that are not there, and from the others what can be made of them; returns the totals.
@@ -572,31 +414,6 @@ fn prepare(database: &Database) -> Result<Totals, redb::Error> {
         txn.open_table(TOTALS)?
             .insert(ALL, totals.to_value().as_slice())?;
         txn.commit()?;
-    }
-    Ok(totals)
-}
-
-/// The totals, and whether the index keeps them; otherwise they are summed up.
-fn totals(database: &Database) -> Result<(Totals, bool), redb::Error> {
-    let txn = database.begin_read()?;
-    let known = txn.open_table(TOTALS)?.get(ALL)?;
-    match known.and_then(|known| Totals::from_value(known.value())) {
-        Some(totals) => Ok((totals, true)),
-        None => Ok((sum(&txn)?, false)),
-    }
-}
-
-fn sum(txn: &ReadTransaction) -> Result<Totals, redb::Error> {
-    let mut totals = Totals::default();
-    for entry in txn.open_table(CONTENTS)?.range::<&[u8]>(..)? {
-        if let Some(record) = ContentRecord::from_value(entry?.1.value()) {
-            totals.add(Totals::of_content(&record));
-        }
-    }
-    for entry in txn.open_table(PATHS)?.range::<&[u8]>(..)? {
-        if let Some(record) = PathRecord::from_value(entry?.1.value()) {
-            totals.add(Totals::of_path(&record));
-        }
     }
     Ok(totals)
 }
@@ -656,7 +473,7 @@ pub(super) fn keys_of(id: ContentId) -> RangeInclusive<Vec<u8>> {
 impl Index {
     /// What counts, added up anew.
     pub(super) fn sum(&self) -> Totals {
-        self.read(sum).unwrap()
+        self.read(super::totals::sum).unwrap()
     }
 
     /// Flips a byte of a held record.

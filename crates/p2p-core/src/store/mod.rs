@@ -24,6 +24,7 @@ mod cache;
 mod checkpoint;
 mod collect;
 mod content;
+mod database;
 mod direct;
 mod error;
 mod evict;
@@ -50,6 +51,7 @@ mod space;
 mod stat;
 #[cfg(test)]
 mod tests;
+mod totals;
 mod verify;
 mod walk;
 mod write;
