@@ -22,7 +22,7 @@ CASES = {"calm": ("nothing happens", OURS), "churn": ("10 % replaced each minute
 # Searches by name: a table of their own.
 NAMES = "names"
 # What is drawn: its title, its value, and whether from zero.
-PANELS = [("look-ups that succeed, %", lambda run: 100 * run["found"] / run["lookups"], (90, 100)),
+PANELS = [("look-ups that succeed, %", lambda run: 100 * run["found"] / run["lookups"], (80, 100)),
           ("hops to the first provider", lambda run: run["hops"], (0, None)),
           ("requests until then", lambda run: run["requests"], (0, None)),
           ("MiB of memory for each node", lambda run: run["kib_per_node"] / 1024, (0, None))]
@@ -35,10 +35,16 @@ def run(nodes, case):
     return json.loads(next(line for line in lines if line.startswith("{")))
 
 
+def step_over(most):
+    """A quarter of an axis that goes up to at least this: 1, 1.5, 2, 2.5 or 5 times a power of ten."""
+    power = 10 ** math.floor(math.log10(most / 4))
+    return next(power * digit for digit in (1, 1.5, 2, 2.5, 5, 10) if 4 * power * digit >= most)
+
+
 def panel(left, top, title, value, limits, runs):
     low, high = limits
     values = [value(run) for run in runs]
-    high = high or max(values) * 1.15
+    high = high or 4 * step_over(max(values))
     low = min([low] + [math.floor(v) for v in values])
     sizes = sorted({run["nodes"] for run in runs})
     first, last = math.log(sizes[0]), math.log(sizes[-1] if len(sizes) > 1 else sizes[0] * 2)
