@@ -29,11 +29,11 @@ impl Points {
         Self(seed)
     }
 
-    /// Between a tenth and a half of the bytes that are left.
+    /// Between a tenth and three tenths of the bytes that are left: what remains takes long enough to be cut off.
     fn next(&mut self, left: u64) -> u64 {
         let random = blake3::hash(&self.0.to_le_bytes());
         self.0 = u64::from_le_bytes(random.as_bytes()[..8].try_into().unwrap());
-        left / 100 * (10 + self.0 % 40)
+        left / 100 * (10 + self.0 % 20)
     }
 }
 
