@@ -37,6 +37,8 @@ def run(nodes, case):
 
 def step_over(most):
     """A quarter of an axis that goes up to at least this: 1, 1.5, 2, 2.5 or 5 times a power of ten."""
+    if most <= 0:
+        return 1
     power = 10 ** math.floor(math.log10(most / 4))
     return next(power * digit for digit in (1, 1.5, 2, 2.5, 5, 10) if 4 * power * digit >= most)
 

@@ -34,6 +34,7 @@ const MET_AT_ONCE: usize = 8;
 const GATHER: Duration = Duration::from_secs(1);
 /// One that has no time is asked again after this.
 const RETRY: Duration = Duration::from_secs(5);
+
 /// What a task needs of the node. It does not keep the node from ending.
 #[derive(Clone)]
 pub(super) struct FeedClient {
