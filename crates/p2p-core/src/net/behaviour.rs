@@ -15,8 +15,8 @@ use super::{
     announcements::RecordsCodec,
     block_codec::BlocksCodec,
     codec::QueryCodec,
+    dht::Dht,
     dial_back::DialBacks,
-    hearsay::Dht,
     holders::HoldersCodec,
     records::{Bounds, Records},
     wire::{BLOCKS_PROTOCOL, QUERY_PROTOCOL},
@@ -26,7 +26,7 @@ use crate::config::{DhtMode, NetworkConfig, RelayLimits, RelayMode};
 /// A peer that answers no ping is gone. libp2p forgives the first failure, so that a lost peer is noticed after at most
 /// two intervals and two timeouts: 20 s.
 const PING_INTERVAL: Duration = Duration::from_secs(4);
-/// The routing table is walked anew this often: some hundred requests, for those who came and went meanwhile.
+/// The routing table is walked anew this often: a hundred requests or two, for those who came and went meanwhile.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(600);
 const PING_TIMEOUT: Duration = Duration::from_secs(6);
 
@@ -139,7 +139,7 @@ impl Behaviour {
             announce: announce(config)?.into(),
             holders: holders(config)?.into(),
             kad: kademlia(local, config, intervals.refresh, now)?
-                .map(Dht::new)
+                .map(|kad| Dht::new(local, kad))
                 .into(),
             mdns: config
                 .mdns

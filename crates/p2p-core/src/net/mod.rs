@@ -9,6 +9,7 @@ mod block_codec;
 mod boxed_handlers;
 mod buffers;
 mod codec;
+mod dht;
 #[cfg(any(test, feature = "bench"))]
 pub mod dht_simulation;
 #[cfg(test)]

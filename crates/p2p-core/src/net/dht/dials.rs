@@ -1,0 +1,260 @@
+//! Which dials a walk through the DHT waits for, how long, and whom the last of them have not reached. Of what a server
+//! names, a part is gone; a walk has nine places, and each dial to who is gone takes one of them.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
+
+/// A walk waits this long for a connection: TCP sends its first packet three times within it. Whoever needs longer may be
+/// connected to for other reasons, and is asked then.
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
+
+/// An address at which a peer was not reached is not tried again by walks for this long.
+const MISSED_FOR: Duration = Duration::from_secs(60);
+
+/// Addresses remembered as such.
+const MAX_MISSED: usize = 1024;
+
+/// A dial under way.
+struct Dial {
+    peer: PeerId,
+    addresses: Vec<Multiaddr>,
+    began: Instant,
+    /// Only a walk asked for it.
+    of_walk: bool,
+    given_up: bool,
+}
+
+/// The dials of one node.
+#[derive(Default)]
+pub(super) struct Dials {
+    /// By the connection that they are to become.
+    under_way: HashMap<ConnectionId, Dial>,
+    /// Those of walks, in the order they began; those that have ended are passed over.
+    walks: VecDeque<(Instant, ConnectionId)>,
+    missed: HashMap<(PeerId, Multiaddr), Instant>,
+    /// In the order they were missed.
+    missed_order: VecDeque<(Instant, PeerId, Multiaddr)>,
+    /// When anybody was last heard.
+    heard: Option<Instant>,
+}
+
+impl Dials {
+    /// A walk wants to dial.
+    pub(super) fn wanted(&mut self, connection: ConnectionId, peer: PeerId, now: Instant) {
+        let dial = Dial {
+            peer,
+            addresses: Vec::new(),
+            began: now,
+            of_walk: true,
+            given_up: false,
+        };
+        self.under_way.insert(connection, dial);
+        self.walks.push_back((now, connection));
+    }
+
+    /// A dial is about to begin at these addresses. For a walk, those at which the peer was missed are taken out.
+    pub(super) fn begins(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        addresses: &mut Vec<Multiaddr>,
+        now: Instant,
+    ) {
+        let dial = self.under_way.entry(connection).or_insert(Dial {
+            peer,
+            addresses: Vec::new(),
+            began: now,
+            of_walk: false,
+            given_up: false,
+        });
+        if dial.of_walk {
+            addresses.retain(|address| !missed(&self.missed, peer, address, now));
+        }
+        dial.addresses.clone_from(addresses);
+    }
+
+    /// A connection came to be, or somebody said something: the network is there.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.heard = Some(now);
+    }
+
+    /// A dial has become a connection.
+    pub(super) fn connected(&mut self, connection: ConnectionId) {
+        self.under_way.remove(&connection);
+    }
+
+    /// A dial has failed. If it is the peer's fault, these are the addresses at which it was missed: others were heard
+    /// meanwhile, so that our network was there.
+    pub(super) fn failed(
+        &mut self,
+        connection: ConnectionId,
+        unreachable: bool,
+        now: Instant,
+    ) -> Option<(PeerId, Vec<Multiaddr>)> {
+        let dial = self.under_way.remove(&connection)?;
+        let fault = unreachable || dial.given_up;
+        let network_was_there = self.heard.is_some_and(|heard| heard > dial.began);
+        if !fault || !network_was_there {
+            return None;
+        }
+        for address in &dial.addresses {
+            self.miss(dial.peer, address, now);
+        }
+        Some((dial.peer, dial.addresses))
+    }
+
+    fn miss(&mut self, peer: PeerId, address: &Multiaddr, now: Instant) {
+        self.missed.insert((peer, address.clone()), now);
+        self.missed_order.push_back((now, peer, address.clone()));
+        while let Some((at, peer, address)) = self.missed_order.front() {
+            let expired = now.saturating_duration_since(*at) >= MISSED_FOR;
+            if !expired && self.missed_order.len() <= MAX_MISSED {
+                return;
+            }
+            let key = (*peer, address.clone());
+            // Missed again since, it has another place in the order.
+            if self.missed.get(&key) == Some(at) {
+                self.missed.remove(&key);
+            }
+            self.missed_order.pop_front();
+        }
+    }
+
+    /// A peer for whom a walk has waited long enough, while nobody else waits for that dial.
+    pub(super) fn overdue(&mut self, now: Instant) -> Option<PeerId> {
+        while let Some((began, connection)) = self.walks.front().copied() {
+            let waits = self.under_way.get(&connection);
+            if waits.is_some() && now.saturating_duration_since(began) < PATIENCE {
+                return None;
+            }
+            self.walks.pop_front();
+            let Some(peer) = waits.map(|dial| dial.peer) else {
+                continue;
+            };
+            let mut to_peer = self.under_way.values().filter(|dial| dial.peer == peer);
+            if to_peer.all(|dial| dial.of_walk)
+                && let Some(dial) = self.under_way.get_mut(&connection)
+            {
+                dial.given_up = true;
+                return Some(peer);
+            }
+        }
+        None
+    }
+
+    /// When [`Dials::overdue`] has to be asked next.
+    pub(super) fn next_overdue(&self) -> Option<Instant> {
+        self.walks.front().map(|(began, _)| *began + PATIENCE)
+    }
+}
+
+fn missed(
+    missed: &HashMap<(PeerId, Multiaddr), Instant>,
+    peer: PeerId,
+    address: &Multiaddr,
+    now: Instant,
+) -> bool {
+    let at = missed.get(&(peer, address.clone()));
+    at.is_some_and(|at| now.saturating_duration_since(*at) < MISSED_FOR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn connection(n: usize) -> ConnectionId {
+        ConnectionId::new_unchecked(n)
+    }
+
+    fn address(n: u16) -> Multiaddr {
+        format!("/ip4/8.8.8.8/tcp/{n}").parse().unwrap()
+    }
+
+    /// Has a walk dial a peer, and says at which of these addresses.
+    fn walk(dials: &mut Dials, n: usize, peer: PeerId, at: &[u16], now: Instant) -> Vec<Multiaddr> {
+        let mut addresses = at.iter().copied().map(address).collect();
+        dials.wanted(connection(n), peer, now);
+        dials.begins(connection(n), peer, &mut addresses, now);
+        addresses
+    }
+
+    #[test]
+    fn a_walk_waits_four_seconds_and_does_not_try_the_same_again() {
+        let (mut dials, peer, start) = (Dials::default(), PeerId::random(), Instant::now());
+        walk(&mut dials, 1, peer, &[1, 2], start);
+        dials.heard(start + SECOND);
+        assert_eq!(dials.next_overdue(), Some(start + PATIENCE));
+        assert_eq!(dials.overdue(start + 3 * SECOND), None);
+        assert_eq!(dials.overdue(start + PATIENCE), Some(peer));
+        assert_eq!(dials.overdue(start + PATIENCE), None);
+        assert_eq!(dials.next_overdue(), None);
+        let failed = dials.failed(connection(1), false, start + PATIENCE);
+        assert_eq!(failed, Some((peer, vec![address(1), address(2)])));
+        // Another address is tried, and so is another peer at the same.
+        let soon = start + 10 * SECOND;
+        assert_eq!(walk(&mut dials, 2, peer, &[1, 2, 3], soon), [address(3)]);
+        assert_eq!(walk(&mut dials, 3, PeerId::random(), &[1], soon).len(), 1);
+        let late = start + PATIENCE + MISSED_FOR;
+        assert_eq!(walk(&mut dials, 4, peer, &[1], late), [address(1)]);
+    }
+
+    #[test]
+    fn without_a_network_nobody_is_missed() {
+        let (mut dials, peer, start) = (Dials::default(), PeerId::random(), Instant::now());
+        dials.heard(start);
+        walk(&mut dials, 1, peer, &[1], start + SECOND);
+        assert_eq!(dials.failed(connection(1), true, start + 2 * SECOND), None);
+        assert_eq!(
+            walk(&mut dials, 2, peer, &[1], start + 3 * SECOND),
+            [address(1)]
+        );
+    }
+
+    #[test]
+    fn who_dials_for_itself_is_not_cut_short_and_tries_everything() {
+        let (mut dials, peer, start) = (Dials::default(), PeerId::random(), Instant::now());
+        walk(&mut dials, 1, peer, &[1], start);
+        dials.heard(start + SECOND);
+        assert!(dials.failed(connection(1), true, start + SECOND).is_some());
+        let mut addresses = vec![address(1)];
+        dials.begins(connection(2), peer, &mut addresses, start + SECOND);
+        assert_eq!(addresses, [address(1)]);
+        walk(&mut dials, 3, peer, &[2], start + SECOND);
+        assert_eq!(dials.overdue(start + 9 * SECOND), None);
+        // Refused by ourselves, or not even begun: no fault of the peer.
+        dials.heard(start + 2 * SECOND);
+        assert_eq!(dials.failed(connection(3), false, start + 9 * SECOND), None);
+    }
+
+    #[test]
+    fn a_connection_ends_the_wait() {
+        let (mut dials, peer, start) = (Dials::default(), PeerId::random(), Instant::now());
+        walk(&mut dials, 1, peer, &[1], start);
+        dials.connected(connection(1));
+        assert_eq!(dials.overdue(start + 9 * SECOND), None);
+        assert_eq!(dials.failed(connection(1), true, start + SECOND), None);
+    }
+
+    #[test]
+    fn few_are_remembered() {
+        let (mut dials, start) = (Dials::default(), Instant::now());
+        for n in 0..3000 {
+            let now = start + Duration::from_millis(n as u64);
+            let peer = PeerId::random();
+            walk(&mut dials, n, peer, &[1], now);
+            dials.heard(now + SECOND);
+            dials.failed(connection(n), true, now + SECOND);
+        }
+        assert_eq!(dials.missed.len(), MAX_MISSED);
+        assert_eq!(dials.missed_order.len(), MAX_MISSED);
+        assert!(dials.under_way.is_empty());
+        assert_eq!(dials.overdue(start + 9 * SECOND), None);
+        assert!(dials.walks.is_empty());
+    }
+}
