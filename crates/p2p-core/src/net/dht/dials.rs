@@ -82,9 +82,9 @@ impl Dials {
         self.heard = Some(now);
     }
 
-    /// A dial has become a connection.
-    pub(super) fn connected(&mut self, connection: ConnectionId) {
-        self.under_way.remove(&connection);
+    /// A peer is connected, whoever dialled: nobody waits for dials to it, and to end them would end the connection too.
+    pub(super) fn connected(&mut self, peer: PeerId) {
+        self.under_way.retain(|_, dial| dial.peer != peer);
     }
 
     /// A dial has failed. If it is the peer's fault, these are the addresses at which it was missed: others were heard
@@ -236,7 +236,10 @@ mod tests {
     fn a_connection_ends_the_wait() {
         let (mut dials, peer, start) = (Dials::default(), PeerId::random(), Instant::now());
         walk(&mut dials, 1, peer, &[1], start);
-        dials.connected(connection(1));
+        walk(&mut dials, 2, PeerId::random(), &[1], start);
+        dials.connected(peer);
+        assert_eq!(dials.under_way.len(), 1);
+        dials.connected(dials.under_way[&connection(2)].peer);
         assert_eq!(dials.overdue(start + 9 * SECOND), None);
         assert_eq!(dials.failed(connection(1), true, start + SECOND), None);
     }

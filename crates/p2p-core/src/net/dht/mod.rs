@@ -226,7 +226,7 @@ impl NetworkBehaviour for Dht {
                 let reach = Reach::of_remote(established.endpoint.get_remote_address());
                 self.connections.insert(established.connection_id, reach);
                 self.farthest = self.farthest.max(Some(reach));
-                self.dials.connected(established.connection_id);
+                self.dials.connected(established.peer_id);
                 self.dials.heard(Instant::now());
             }
             FromSwarm::ConnectionClosed(closed) => {
