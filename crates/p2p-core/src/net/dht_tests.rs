@@ -23,7 +23,9 @@ use libp2p::{
     swarm::{self, ConnectionId, SwarmEvent},
 };
 
-use super::{Net, NetEvent, NodeKey, behaviour::BehaviourEvent, behaviour::Intervals, mux};
+use super::{
+    Net, NetEvent, NodeKey, behaviour::BehaviourEvent, behaviour::Intervals, memory_simulation, mux,
+};
 use crate::{
     config::{DhtMode, NetworkConfig, RelayMode},
     content::{Address, ContentId, NodeId},
@@ -220,6 +222,60 @@ async fn the_routing_table_keeps_few_addresses_and_none_that_a_stranger_cannot_h
         held.iter()
             .all(|a| Address::from_multiaddr(a.clone()).unwrap().is_global())
     );
+}
+
+/// Who is gone leaves the routing table with the first walk that misses it; but only if somebody else is there.
+#[tokio::test]
+async fn the_table_forgets_whom_a_walk_has_missed() {
+    let key = |seed| NodeKey::from_secret([seed; 32]).unwrap();
+    let node = |seed: u8| {
+        let key = key(seed);
+        let config = NetworkConfig {
+            lan_only: true,
+            ..config(
+                DhtMode::Server,
+                &format!("/memory/{}", 770_000 + u64::from(seed)),
+            )
+        };
+        let transport = memory_simulation::transport(key.0.public().to_peer_id());
+        let intervals = Intervals::default();
+        Net::over(
+            transport,
+            None,
+            &key,
+            &config,
+            64,
+            "test",
+            intervals,
+            Instant::now(),
+        )
+        .unwrap()
+    };
+    let gone = (
+        PeerId::random(),
+        "/memory/770099".parse::<Multiaddr>().unwrap(),
+    );
+    let (mut seeker, mut server) = (node(21), node(22));
+    let table = seeker.swarm.behaviour_mut().kad.as_mut().unwrap();
+    table.add_address(&gone.0, gone.1);
+    let address = listening(&mut server).await;
+    let ended = |event| matches!(event, NetEvent::LookupEnded { .. }).then_some(());
+
+    seeker.find_providers(ContentId::EMPTY).unwrap();
+    until(&mut seeker, &mut server, ended).await;
+    assert_eq!(seeker.dht_peers(), 1, "our own network may be down");
+
+    seeker.dial(key(22).node_id().unwrap(), &[address]);
+    until(&mut seeker, &mut server, identified).await;
+    seeker.find_providers(ContentId::EMPTY).unwrap();
+    until(&mut seeker, &mut server, ended).await;
+    let table = seeker.swarm.behaviour_mut().kad.as_mut().unwrap();
+    let mut entries = table.kbuckets().flat_map(|bucket| {
+        let entries = bucket.iter().map(|entry| *entry.node.key.preimage());
+        entries.collect::<Vec<_>>()
+    });
+    assert_eq!(entries.next(), Some(key(22).0.public().to_peer_id()));
+    assert_eq!(entries.next(), None);
 }
 
 /// A network in memory in which nodes have the addresses they say, and every dial is written down.
