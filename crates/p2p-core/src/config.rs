@@ -131,7 +131,7 @@ pub struct NetworkConfig {
     /// Names the DHT's protocol (`/NAME/kad/1.0.0`): networks of different names never mix.
     pub network: String,
     /// Where others reach this node, when whoever runs it knows: a forwarded port, or a relay's public address. Nothing is
-    /// asked of anybody about these.
+    /// asked of anybody about these. Those who hear of the node from others dial its IP addresses, not a DNS name.
     pub external: Vec<Address>,
     /// Whether to ask the router for port mappings.
     pub upnp: bool,

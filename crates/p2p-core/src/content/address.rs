@@ -46,6 +46,9 @@ pub enum ParseAddressError {
     /// More than 256 bytes (with room for a node id).
     #[error("an address of {0} bytes is too long")]
     TooLong(usize),
+    /// More than one IP address or name. A transport may take another for the host than whoever judges the address.
+    #[error("an address that names more than one host")]
+    ManyHosts,
 }
 
 impl Address {
@@ -81,6 +84,9 @@ impl Address {
         };
         if len.saturating_add(room) > MAX_LEN {
             return Err(ParseAddressError::TooLong(len));
+        }
+        if inner.iter().filter(is_host).count() > 1 {
+            return Err(ParseAddressError::ManyHosts);
         }
         Ok(Self(inner))
     }
@@ -212,6 +218,12 @@ impl Address {
         }
     }
 
+    /// Whether it is an IP address that is global. What a name stands for, its owner decides, each time anew: a stranger's
+    /// may lead to `127.0.0.1`.
+    pub(crate) fn is_global_ip(&self) -> bool {
+        self.ip().is_some() && self.is_global()
+    }
+
     /// Whether it is reached over QUIC version 1.
     #[must_use]
     pub fn is_quic(&self) -> bool {
@@ -244,6 +256,20 @@ impl Address {
             _ => None,
         }
     }
+}
+
+fn is_host(part: &Protocol<'_>) -> bool {
+    matches!(
+        part,
+        Protocol::Ip4(_)
+            | Protocol::Ip6(_)
+            | Protocol::Dns(_)
+            | Protocol::Dns4(_)
+            | Protocol::Dns6(_)
+            | Protocol::Dnsaddr(_)
+            | Protocol::Memory(_)
+            | Protocol::Unix(_)
+    )
 }
 
 impl FromStr for Address {
@@ -375,6 +401,23 @@ mod tests {
             Some([1, 2, 3, 4].into())
         );
         assert_eq!(address("/dns/example.org/tcp/1").ip(), None);
+    }
+
+    #[test]
+    fn names_one_host() {
+        for text in [
+            "/ip4/8.8.8.8/tcp/1/ip4/127.0.0.1/tcp/22",
+            "/ip4/192.168.1.1/tcp/1/ip4/8.8.8.8/tcp/80",
+            "/ip6/2606:4700::1111/udp/1/quic-v1/dns4/localhost/tcp/22",
+            "/dns4/example.org/tcp/1/ip6/::1/tcp/22",
+            "/ip4/8.8.8.8/tcp/1/memory/7",
+        ] {
+            let parsed = text.parse::<Address>();
+            assert_eq!(parsed, Err(ParseAddressError::ManyHosts), "{text}");
+        }
+        assert!(address("/ip4/8.8.8.8/tcp/1").is_global_ip());
+        assert!(!address("/dns4/example.org/tcp/1").is_global_ip());
+        assert!(!address("/ip4/10.0.0.1/tcp/1").is_global_ip());
     }
 
     #[test]

@@ -16,8 +16,9 @@ use super::{
     block_codec::BlocksCodec,
     codec::QueryCodec,
     dht::Dht,
-    dial_back::DialBacks,
+    dial_back::dial_backs,
     holders::HoldersCodec,
+    judged::{Judged, punches},
     records::{Bounds, Records},
     wire::{BLOCKS_PROTOCOL, QUERY_PROTOCOL},
 };
@@ -83,10 +84,10 @@ pub(crate) struct Behaviour {
     mdns: Toggle<mdns::tokio::Behaviour>,
     upnp: Toggle<upnp::tokio::Behaviour>,
     autonat: Toggle<autonat::v2::client::Behaviour>,
-    dial_backs: Toggle<DialBacks>,
+    dial_backs: Toggle<Judged<autonat::v2::server::Behaviour>>,
     relay_client: Toggle<relay::client::Behaviour>,
     relay_server: Toggle<relay::Behaviour>,
-    dcutr: Toggle<dcutr::Behaviour>,
+    dcutr: Toggle<Judged<dcutr::Behaviour>>,
 }
 
 impl Behaviour {
@@ -101,7 +102,7 @@ impl Behaviour {
     ) -> std::io::Result<Self> {
         let local = keypair.public().to_peer_id();
         let beyond_lan = !config.lan_only;
-        let dcutr = relay_client.is_some().then(|| dcutr::Behaviour::new(local));
+        let dcutr = relay_client.is_some().then(|| punches(local));
         Ok(Self {
             limits: connection_limits::Behaviour::new(limits(max_peers)),
             identify: identify::Behaviour::new(
@@ -153,7 +154,7 @@ impl Behaviour {
                 .then(autonat::v2::client::Behaviour::default)
                 .into(),
             dial_backs: (beyond_lan && config.dht != DhtMode::Off)
-                .then(DialBacks::new)
+                .then(dial_backs)
                 .into(),
             relay_client: relay_client.into(),
             relay_server: (config.relay == RelayMode::Server && beyond_lan)

@@ -362,6 +362,8 @@ async fn private_addresses_are_not_dialled_on_hearsay() {
         "/ip6/fd00::1/tcp/11",
         "/dns4/localhost/tcp/12",
         "/dns4/router.lan/tcp/13",
+        "/dns4/example.org/tcp/15",
+        "/ip4/8.8.4.4/tcp/16/ip4/127.0.0.1/tcp/17",
         "/ip4/8.8.4.4/tcp/14",
     ];
     for (at, port, private) in [("8.8.8.8", 7001, false), ("192.168.7.7", 7002, true)] {

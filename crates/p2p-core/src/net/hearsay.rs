@@ -28,13 +28,14 @@ impl Reach {
         }
     }
 
-    /// Of an address that somebody named; `None` if it is none to dial at all.
+    /// Of an address that somebody named; `None` if it is none to dial on their word. Such is each name of the public DNS:
+    /// its owner decides anew, each time, what it stands for.
     pub(super) fn of_named(address: &Multiaddr) -> Option<Self> {
         let address = Address::from_multiaddr(address.clone()).ok()?;
         match (address.is_loopback(), address.is_private()) {
             (true, _) => Some(Self::Machine),
             (false, true) => Some(Self::Lan),
-            (false, false) => address.is_global().then_some(Self::World),
+            (false, false) => address.is_global_ip().then_some(Self::World),
         }
     }
 

@@ -18,6 +18,7 @@ mod dial_back;
 mod event;
 mod hearsay;
 mod holders;
+mod judged;
 #[cfg(any(test, feature = "bench"))]
 mod memory_simulation;
 mod mux;
@@ -29,6 +30,7 @@ pub(crate) mod wire;
 
 use std::{
     collections::{HashMap, VecDeque},
+    num::NonZeroU8,
     time::{Duration, Instant},
 };
 
@@ -77,6 +79,9 @@ use crate::{
 
 /// Connections are kept as long as they live; the node closes those it has too many of.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// Addresses of a peer that are tried at once: all that are kept of one. A walk does not wait for a second round.
+const ADDRESSES_AT_ONCE: NonZeroU8 = NonZeroU8::new(32).unwrap();
 
 /// Dials under way that have other addresses to fall back on.
 const MAX_SECOND_CHOICES: usize = 256;
@@ -174,6 +179,7 @@ impl Net {
         let behaviour = Behaviour::new(&key.0, config, max_peers, relay, agent, intervals, now)?;
         let settings = libp2p::swarm::Config::with_tokio_executor()
             .with_idle_connection_timeout(IDLE_TIMEOUT)
+            .with_dial_concurrency_factor(ADDRESSES_AT_ONCE)
             // A stream with one protocol sends its question along with the name: a round trip less for each.
             .with_substream_upgrade_protocol_override(Version::V1Lazy);
         let local = key.0.public().to_peer_id();

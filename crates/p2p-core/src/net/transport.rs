@@ -48,7 +48,7 @@ pub(crate) struct Guard {
 impl Guard {
     /// Whether a packet may be sent to this address.
     pub(crate) fn allows(self, address: &Multiaddr) -> bool {
-        !self.lan_only || Address::from_multiaddr(address.clone()).is_ok_and(|a| a.is_private())
+        Address::from_multiaddr(address.clone()).is_ok_and(|a| !self.lan_only || a.is_private())
     }
 }
 

@@ -192,7 +192,7 @@ impl Hands {
     }
 
     /// Addresses that a peer, or the DHT, names for another: a stranger must not have us dial into our own network. The
-    /// private ones count only from a neighbour, those of this machine only from this machine.
+    /// private ones count only from a neighbour, those of this machine only from this machine, and names from nobody.
     pub(crate) fn hearsay(&self, addresses: &[Address], from: Option<NodeId>) -> Vec<Address> {
         let remote = from
             .and_then(|peer| self.peers.info(peer))
@@ -205,7 +205,7 @@ impl Hands {
                 |address| match (address.is_loopback(), address.is_private()) {
                     (true, _) => here,
                     (false, true) => near,
-                    (false, false) => true,
+                    (false, false) => address.is_global_ip(),
                 },
             )
             .cloned()

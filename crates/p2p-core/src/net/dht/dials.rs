@@ -2,11 +2,13 @@
 //! names, a part is gone; a walk has nine places, and each dial to who is gone takes one of them.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
-use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol, swarm::ConnectionId};
+
+use crate::net::hearsay::Reach;
 
 /// A walk waits this long for a connection: TCP sends its first packet three times within it. Whoever needs longer may be
 /// connected to for other reasons, and is asked then.
@@ -38,8 +40,8 @@ pub(super) struct Dials {
     missed: HashMap<(PeerId, Multiaddr), Instant>,
     /// In the order they were missed.
     missed_order: VecDeque<(Instant, PeerId, Multiaddr)>,
-    /// When anybody was last heard.
-    heard: Option<Instant>,
+    /// When anybody was last heard, by how far away they are.
+    heard: BTreeMap<Reach, Instant>,
 }
 
 impl Dials {
@@ -77,9 +79,22 @@ impl Dials {
         dial.addresses.clone_from(addresses);
     }
 
-    /// A connection came to be, or somebody said something: the network is there.
-    pub(super) fn heard(&mut self, now: Instant) {
-        self.heard = Some(now);
+    /// A connection came to be, or somebody said something: the network is there, that far.
+    pub(super) fn heard(&mut self, reach: Reach, now: Instant) {
+        self.heard.insert(reach, now);
+    }
+
+    /// Somebody else wanted to dial a peer that is being dialled, and now waits for that.
+    pub(super) fn wanted_by_others(&mut self, peer: PeerId) {
+        let dials = self.under_way.values_mut();
+        for dial in dials.filter(|dial| dial.peer == peer) {
+            dial.of_walk = false;
+        }
+    }
+
+    /// Whether a dial is one of those under way.
+    pub(super) fn is_under_way(&self, connection: ConnectionId) -> bool {
+        self.under_way.contains_key(&connection)
     }
 
     /// A peer is connected, whoever dialled: nobody waits for dials to it, and to end them would end the connection too.
@@ -87,24 +102,29 @@ impl Dials {
         self.under_way.retain(|_, dial| dial.peer != peer);
     }
 
-    /// A dial has failed. If it is the peer's fault, these are the addresses at which it was missed: others were heard
-    /// meanwhile, so that our network was there.
+    /// A dial has failed, at these addresses; none are known of one that was given up. Those at which the peer was missed
+    /// are the ones that a walk may dial, if others as far away were heard meanwhile, so that our network was there.
     pub(super) fn failed(
         &mut self,
         connection: ConnectionId,
-        unreachable: bool,
+        at: &[Multiaddr],
         now: Instant,
     ) -> Option<(PeerId, Vec<Multiaddr>)> {
-        let dial = self.under_way.remove(&connection)?;
-        let fault = unreachable || dial.given_up;
-        let network_was_there = self.heard.is_some_and(|heard| heard > dial.began);
-        if !fault || !network_was_there {
-            return None;
+        let mut dial = self.under_way.remove(&connection)?;
+        if !dial.given_up {
+            let at: Vec<Multiaddr> = at.iter().map(without_peer).collect();
+            dial.addresses
+                .retain(|address| at.contains(&without_peer(address)));
         }
+        let heard = &self.heard;
+        dial.addresses.retain(|address| {
+            let far = Reach::of_named(address).unwrap_or(Reach::World);
+            heard.range(far..).any(|(_, heard)| *heard > dial.began)
+        });
         for address in &dial.addresses {
             self.miss(dial.peer, address, now);
         }
-        Some((dial.peer, dial.addresses))
+        (!dial.addresses.is_empty()).then_some((dial.peer, dial.addresses))
     }
 
     fn miss(&mut self, peer: PeerId, address: &Multiaddr, now: Instant) {
@@ -152,6 +172,15 @@ impl Dials {
     }
 }
 
+/// The swarm dials with the peer's id at the end of an address.
+fn without_peer(address: &Multiaddr) -> Multiaddr {
+    let mut address = address.clone();
+    if matches!(address.iter().last(), Some(Protocol::P2p(_))) {
+        address.pop();
+    }
+    address
+}
+
 fn missed(
     missed: &HashMap<(PeerId, Multiaddr), Instant>,
     peer: PeerId,
@@ -188,13 +217,13 @@ mod tests {
     fn a_walk_waits_four_seconds_and_does_not_try_the_same_again() {
         let (mut dials, peer, start) = (Dials::default(), PeerId::random(), Instant::now());
         walk(&mut dials, 1, peer, &[1, 2], start);
-        dials.heard(start + SECOND);
+        dials.heard(Reach::World, start + SECOND);
         assert_eq!(dials.next_overdue(), Some(start + PATIENCE));
         assert_eq!(dials.overdue(start + 3 * SECOND), None);
         assert_eq!(dials.overdue(start + PATIENCE), Some(peer));
         assert_eq!(dials.overdue(start + PATIENCE), None);
         assert_eq!(dials.next_overdue(), None);
-        let failed = dials.failed(connection(1), false, start + PATIENCE);
+        let failed = dials.failed(connection(1), &[], start + PATIENCE);
         assert_eq!(failed, Some((peer, vec![address(1), address(2)])));
         // Another address is tried, and so is another peer at the same.
         let soon = start + 10 * SECOND;
@@ -207,29 +236,64 @@ mod tests {
     #[test]
     fn without_a_network_nobody_is_missed() {
         let (mut dials, peer, start) = (Dials::default(), PeerId::random(), Instant::now());
-        dials.heard(start);
+        dials.heard(Reach::World, start);
         walk(&mut dials, 1, peer, &[1], start + SECOND);
-        assert_eq!(dials.failed(connection(1), true, start + 2 * SECOND), None);
+        // A neighbour is heard while the line to the world is cut.
+        dials.heard(Reach::Machine, start + 2 * SECOND);
+        dials.heard(Reach::Lan, start + 2 * SECOND);
+        let tried = [address(1)];
         assert_eq!(
-            walk(&mut dials, 2, peer, &[1], start + 3 * SECOND),
-            [address(1)]
+            dials.failed(connection(1), &tried, start + 3 * SECOND),
+            None
         );
+        let again = walk(&mut dials, 2, peer, &[1], start + 4 * SECOND);
+        assert_eq!(again, [address(1)]);
+        // And that neighbour is missed when another is heard.
+        let near: Multiaddr = "/ip4/192.168.1.7/tcp/1".parse().unwrap();
+        let mut addresses = vec![near.clone()];
+        dials.wanted(connection(3), peer, start);
+        dials.begins(connection(3), peer, &mut addresses, start);
+        let missed = dials.failed(
+            connection(3),
+            std::slice::from_ref(&near),
+            start + 3 * SECOND,
+        );
+        assert_eq!(missed, Some((peer, vec![near])));
+    }
+
+    #[test]
+    fn what_was_not_dialled_is_not_missed() {
+        let (mut dials, peer, start) = (Dials::default(), PeerId::random(), Instant::now());
+        walk(&mut dials, 1, peer, &[1, 2], start);
+        dials.heard(Reach::World, start + SECOND);
+        // As the swarm says it, and an address that others named.
+        let tried = [address(2).with(Protocol::P2p(peer)), address(7)];
+        let missed = dials.failed(connection(1), &tried, start + 2 * SECOND);
+        assert_eq!(missed, Some((peer, vec![address(2)])));
+        // Refused by ourselves, or not even begun: no fault of the peer.
+        walk(&mut dials, 2, peer, &[1], start);
+        assert_eq!(dials.failed(connection(2), &[], start + 2 * SECOND), None);
     }
 
     #[test]
     fn who_dials_for_itself_is_not_cut_short_and_tries_everything() {
         let (mut dials, peer, start) = (Dials::default(), PeerId::random(), Instant::now());
         walk(&mut dials, 1, peer, &[1], start);
-        dials.heard(start + SECOND);
-        assert!(dials.failed(connection(1), true, start + SECOND).is_some());
+        dials.heard(Reach::World, start + SECOND);
+        let tried = [address(1)];
+        let missed = dials.failed(connection(1), &tried, start + SECOND);
+        assert!(missed.is_some());
         let mut addresses = vec![address(1)];
         dials.begins(connection(2), peer, &mut addresses, start + SECOND);
         assert_eq!(addresses, [address(1)]);
         walk(&mut dials, 3, peer, &[2], start + SECOND);
         assert_eq!(dials.overdue(start + 9 * SECOND), None);
-        // Refused by ourselves, or not even begun: no fault of the peer.
-        dials.heard(start + 2 * SECOND);
-        assert_eq!(dials.failed(connection(3), false, start + 9 * SECOND), None);
+        // Somebody who came too late to dial itself.
+        let other = PeerId::random();
+        walk(&mut dials, 4, other, &[2], start + 10 * SECOND);
+        assert!(dials.is_under_way(connection(4)));
+        dials.wanted_by_others(other);
+        assert_eq!(dials.overdue(start + 19 * SECOND), None);
     }
 
     #[test]
@@ -241,7 +305,8 @@ mod tests {
         assert_eq!(dials.under_way.len(), 1);
         dials.connected(dials.under_way[&connection(2)].peer);
         assert_eq!(dials.overdue(start + 9 * SECOND), None);
-        assert_eq!(dials.failed(connection(1), true, start + SECOND), None);
+        let tried = [address(1)];
+        assert_eq!(dials.failed(connection(1), &tried, start + SECOND), None);
     }
 
     #[test]
@@ -249,10 +314,9 @@ mod tests {
         let (mut dials, start) = (Dials::default(), Instant::now());
         for n in 0..3000 {
             let now = start + Duration::from_millis(n as u64);
-            let peer = PeerId::random();
-            walk(&mut dials, n, peer, &[1], now);
-            dials.heard(now + SECOND);
-            dials.failed(connection(n), true, now + SECOND);
+            walk(&mut dials, n, PeerId::random(), &[1], now);
+            dials.heard(Reach::World, now + SECOND);
+            dials.failed(connection(n), &[address(1)], now + SECOND);
         }
         assert_eq!(dials.missed.len(), MAX_MISSED);
         assert_eq!(dials.missed_order.len(), MAX_MISSED);

@@ -30,6 +30,9 @@ use super::{hearsay::Reach, records::Records};
 /// Keys tried for one in a certain part of the key space; the nearest part needs a twentieth of the nodes there are.
 const TRIES: usize = 4096;
 
+/// What kad hears from a connection.
+type HandlerEvent = THandlerOutEvent<kad::Behaviour<Records>>;
+
 /// kad with what it lacks.
 ///
 /// kad does not say who named an address. So while a query runs, all are believed as little as the farthest of those who
@@ -93,7 +96,8 @@ impl Dht {
         if let Some(mut rest) = self.kad.query_mut(id).filter(|_| !step.last) {
             rest.finish();
         }
-        if home == self.local {
+        // kad may walk to us again meanwhile: whoever comes into a small table makes it do so.
+        if home == self.local && self.walk.is_none() {
             self.parts = self.parts();
             self.walk_on();
         }
@@ -127,9 +131,25 @@ impl Dht {
         there.unwrap_or_else(PeerId::random)
     }
 
-    fn on_dial_failed(&mut self, connection: ConnectionId, error: &DialError) {
-        let unreachable = matches!(error, DialError::Transport(_));
-        let missed = self.dials.failed(connection, unreachable, Instant::now());
+    fn on_dial_failed(
+        &mut self,
+        connection: ConnectionId,
+        peer: Option<PeerId>,
+        error: &DialError,
+    ) {
+        if matches!(error, DialError::DialPeerConditionFalse(_))
+            && !self.dials.is_under_way(connection)
+            && let Some(peer) = peer
+        {
+            self.dials.wanted_by_others(peer);
+        }
+        let at = match error {
+            DialError::Transport(tried) => tried.iter().map(|(at, _)| at.clone()).collect(),
+            // Others answer there.
+            DialError::WrongPeerId { address, .. } => vec![address.clone()],
+            _ => Vec::new(),
+        };
+        let missed = self.dials.failed(connection, &at, Instant::now());
         let Some((peer, addresses)) = missed else {
             return;
         };
@@ -227,13 +247,13 @@ impl NetworkBehaviour for Dht {
                 self.connections.insert(established.connection_id, reach);
                 self.farthest = self.farthest.max(Some(reach));
                 self.dials.connected(established.peer_id);
-                self.dials.heard(Instant::now());
+                self.dials.heard(reach, Instant::now());
             }
             FromSwarm::ConnectionClosed(closed) => {
                 self.connections.remove(&closed.connection_id);
             }
             FromSwarm::DialFailure(failure) => {
-                self.on_dial_failed(failure.connection_id, failure.error);
+                self.on_dial_failed(failure.connection_id, failure.peer_id, failure.error);
             }
             _ => {}
         }
@@ -246,7 +266,11 @@ impl NetworkBehaviour for Dht {
         connection: ConnectionId,
         event: THandlerOutEvent<Self>,
     ) {
-        self.dials.heard(Instant::now());
+        // A request that nobody answered is an event too.
+        let reach = self.connections.get(&connection);
+        if let (Some(reach), false) = (reach, matches!(event, HandlerEvent::QueryError { .. })) {
+            self.dials.heard(*reach, Instant::now());
+        }
         self.kad
             .on_connection_handler_event(peer, connection, event);
     }
