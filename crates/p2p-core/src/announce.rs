@@ -50,6 +50,9 @@ const VALID: u32 = 48 * 3600;
 const SLICES: usize = 256;
 const SLICE_SECS: u32 = INTERVAL_SECS / SLICES as u32;
 
+/// The wall's clock is followed when it is so much ahead: more than it is set by while the computer is awake.
+const MAX_AHEAD: u32 = 60;
+
 /// Changes are handed out to be saved at most this often; what a crash loses is announced once more.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 
@@ -150,11 +153,15 @@ pub(crate) struct Announcer {
     under_way: BTreeMap<ContentId, Vec<ContentId>>,
     /// Those withdrawn since their group began. If one comes back before that ends, it is under way still.
     withdrawn: BTreeSet<ContentId>,
+    /// Those of `under_way` that were sent before the node moved: they name the old addresses.
+    outdated: BTreeSet<ContentId>,
+    /// When the node last moved in this run, in Unix seconds; 0: never.
+    moved: u32,
     /// Where the hand was at the beginning of 1970. Each node has another, lest all renew the same part of the ring at the
     /// same time, and meet at the same servers.
     phase: u32,
-    /// The same moment on both clocks. Due times survive a restart, so they are of the wall; but within a run, no jump of
-    /// the wall's clock moves them.
+    /// The same moment on both clocks. Due times survive a restart, so they are of the wall; but within a run, no jump back
+    /// of the wall's clock moves them. One ahead does: `Instant` may stand still while the computer sleeps.
     began: Instant,
     began_wall: u32,
     not_before: Instant,
@@ -166,7 +173,6 @@ pub(crate) struct Announcer {
 impl Announcer {
     /// A schedule without ids. `phase` should differ from node to node.
     pub(crate) fn new(phase: u32, now: Instant, wall: SystemTime) -> Self {
-        let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             slices: std::iter::repeat_with(Slice::default)
                 .take(SLICES)
@@ -174,9 +180,11 @@ impl Announcer {
             urgent: VecDeque::new(),
             under_way: BTreeMap::new(),
             withdrawn: BTreeSet::new(),
+            outdated: BTreeSet::new(),
+            moved: 0,
             phase,
             began: now,
-            began_wall: u32::try_from(since.as_secs()).unwrap_or(u32::MAX / 2),
+            began_wall: unix_seconds(wall),
             not_before: now,
             outages: 0,
             saved_at: now,
@@ -194,9 +202,10 @@ impl Announcer {
             // A time that has not come yet is one of a clock that was wrong.
             let done = done.filter(|done| *done <= seconds).unwrap_or(0);
             let place = place(id);
-            let due = match done {
-                0 => seconds,
-                done => self.next_pass(place, done.saturating_add(TOO_SOON)),
+            let due = if done > self.moved {
+                self.next_pass(place, done.saturating_add(TOO_SOON))
+            } else {
+                seconds
             };
             let entry = Entry {
                 id,
@@ -278,10 +287,23 @@ impl Announcer {
         }
     }
 
-    /// The records that are out say where this node was: all are sent again, at their pace.
+    /// What the wall's clock says. While the computer sleeps the records expire, though no time passes here. A clock that was
+    /// set right costs one early round, at its pace.
+    pub(crate) fn on_wall(&mut self, now: Instant, wall: SystemTime) {
+        let ahead = unix_seconds(wall).saturating_sub(self.seconds(now));
+        if ahead > MAX_AHEAD {
+            self.began_wall = self.began_wall.saturating_add(ahead);
+        }
+    }
+
+    /// The records that are out, or on their way, say where this node was: all are sent again, at their pace. What was kept
+    /// of them counts no longer, lest the next run take the new addresses for told.
     pub(crate) fn on_moved(&mut self, now: Instant) {
         let seconds = self.seconds(now);
+        self.moved = seconds;
+        self.outdated.extend(self.under_way.keys());
         for slice in &mut self.slices {
+            slice.unsaved = true;
             for entry in slice.entries.iter_mut().filter(|entry| entry.done > 0) {
                 entry.due = entry.due.min(seconds);
             }
@@ -375,6 +397,8 @@ impl Announcer {
     ) -> Option<Group> {
         let place = place(target);
         self.slice_mut(place).looking = false;
+        // What is sent from now on names the new addresses.
+        self.outdated.remove(&target);
         let Some(shared_bits) = shared_bits else {
             let pause = OUTAGE.saturating_mul(1 << self.outages.min(16));
             self.not_before = now + pause.min(MAX_OUTAGE);
@@ -414,6 +438,7 @@ impl Announcer {
     pub(crate) fn on_result(&mut self, target: ContentId, stored: bool, now: Instant) {
         let seconds = self.seconds(now);
         let group = self.under_way.remove(&target).unwrap_or_default();
+        let outdated = self.outdated.remove(&target);
         let mut touched = BTreeSet::new();
         for id in group {
             self.withdrawn.remove(&id);
@@ -427,7 +452,10 @@ impl Announcer {
                 continue;
             };
             entry.busy = false;
-            if stored {
+            if stored && outdated {
+                // It keeps its place among those that wait.
+                (entry.failures, entry.due) = (0, entry.due.min(seconds));
+            } else if stored {
                 (entry.done, entry.failures, entry.due) = (seconds, 0, due);
                 slice.unsaved = true;
             } else {
@@ -476,16 +504,17 @@ impl Announcer {
         counts
     }
 
-    /// What has changed, to be saved, if it is time for that; all of it if the node is about to stop.
-    pub(crate) fn unsaved(&mut self, now: Instant, stopping: bool) -> Vec<SavedSlice> {
-        if !stopping && now.saturating_duration_since(self.saved_at) < SAVE_EVERY {
+    /// What has changed, to be saved, if it is time for that; all of it if the node is about to stop, or has moved.
+    pub(crate) fn unsaved(&mut self, now: Instant, at_once: bool) -> Vec<SavedSlice> {
+        if !at_once && now.saturating_duration_since(self.saved_at) < SAVE_EVERY {
             return Vec::new();
         }
         self.saved_at = now;
+        let moved = self.moved;
         let mut changed = Vec::new();
         for (number, slice) in (0..=u8::MAX).zip(&mut self.slices) {
             if std::mem::take(&mut slice.unsaved) {
-                let done = slice.entries.iter().filter(|entry| entry.done > 0);
+                let done = slice.entries.iter().filter(|entry| entry.done > moved);
                 changed.push((number, done.map(|entry| (entry.id, entry.done)).collect()));
             }
         }
@@ -512,6 +541,11 @@ impl Announcer {
     fn slice_mut(&mut self, place: u32) -> &mut Slice {
         &mut self.slices[slice_of(place)]
     }
+}
+
+fn unix_seconds(wall: SystemTime) -> u32 {
+    let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX / 2)
 }
 
 /// Where an id is on the ring of the DHT.

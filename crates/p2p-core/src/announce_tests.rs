@@ -30,6 +30,8 @@ impl Announcer {
                 assert!(in_groups.insert(*id), "{id} is in two groups");
             }
         }
+        let mut outdated = self.outdated.iter();
+        assert!(outdated.all(|id| self.under_way.contains_key(id)));
         for (number, slice) in self.slices.iter().enumerate() {
             assert!(slice.entries.is_sorted_by_key(Entry::key));
             for entry in &slice.entries {
@@ -379,6 +381,82 @@ fn the_servers_of_a_group_are_close_to_each_of_it() {
     }
 }
 
+/// A laptop is closed for three days: no time passes here, and at the servers everything expires.
+#[test]
+fn what_expired_while_the_computer_slept_is_sent_again() {
+    let start = Instant::now();
+    let mut announcer = announcer(start);
+    let mut network = Network::new(50, start);
+    for n in 0..1000 {
+        announcer.add(id(n), start);
+    }
+    network.run(&mut announcer, start + Duration::from_secs(600));
+    let awake = network.now;
+    let on_time = wall() + (awake - start);
+    announcer.on_wall(awake, on_time + Duration::from_secs(30));
+    assert_eq!(announcer.counts(awake).announced, 1000);
+    network.sent.clear();
+    announcer.on_wall(awake, on_time + 3 * DAY);
+    let counts = announcer.counts(awake);
+    assert_eq!((counts.announced, counts.due), (0, 1000));
+    network.run(&mut announcer, awake + Duration::from_secs(600));
+    assert_eq!(announcer.counts(network.now).announced, 1000);
+    assert_eq!(network.total(), 1000);
+    let minute = Duration::from_secs(60);
+    assert!(network.busiest(minute) <= allowance(minute));
+    // A clock that is set back takes nothing back.
+    let seconds = announcer.seconds(network.now);
+    announcer.on_wall(network.now, wall());
+    assert_eq!(announcer.seconds(network.now), seconds);
+    announcer.check();
+}
+
+#[test]
+fn what_was_on_its_way_when_the_node_moved_is_sent_again() {
+    let start = Instant::now();
+    let mut announcer = announcer(start);
+    announcer.add_urgent(id(1), start);
+    assert_eq!(announcer.next(start), Some(id(1)));
+    assert!(announcer.on_servers(id(1), Some(0), start).is_some());
+    announcer.on_moved(start);
+    announcer.on_result(id(1), true, start);
+    assert_eq!(announcer.state(id(1), start), Some(Announced::Due));
+    let later = start + Duration::from_secs(1);
+    assert_eq!(announcer.next(later), Some(id(1)));
+    // Looked for before the next move, and sent after it.
+    announcer.on_moved(later);
+    assert!(announcer.on_servers(id(1), Some(0), later).is_some());
+    announcer.on_result(id(1), true, later);
+    let done = Some(Announced::Done(Duration::ZERO));
+    assert_eq!(announcer.state(id(1), later), done);
+    announcer.check();
+}
+
+/// A node moves and is restarted before all is sent again: the next run has to send the rest.
+#[test]
+fn what_was_sent_before_a_move_is_not_kept() {
+    let start = Instant::now();
+    let mut announcer = announcer(start);
+    let mut network = Network::new(50, start);
+    for n in 0..100 {
+        announcer.add(id(n), start);
+    }
+    network.run(&mut announcer, start + Duration::from_secs(600));
+    let moved = network.now;
+    assert!(!announcer.unsaved(moved, true).is_empty());
+    announcer.on_moved(moved);
+    let kept = announcer.unsaved(moved, true);
+    assert_eq!(kept.len(), SLICES);
+    assert!(kept.iter().all(|(_, ids)| ids.is_empty()));
+    // What is read from the index only now was sent before as well.
+    let before = announcer.seconds(start);
+    announcer.restore([(id(1000), Some(before))], moved);
+    assert_eq!(announcer.counts(moved).due, 101);
+    network.run(&mut announcer, moved + Duration::from_secs(600));
+    let kept = announcer.unsaved(network.now, true);
+    assert_eq!(kept.iter().map(|(_, ids)| ids.len()).sum::<usize>(), 101);
+}
+
 #[test]
 fn nodes_renew_different_parts_of_the_ring() {
     let start = Instant::now();
@@ -409,6 +487,7 @@ enum Step {
     Online,
     Moved,
     Wait(u32),
+    Sleep(u32),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -422,6 +501,7 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Step::Online),
         Just(Step::Moved),
         (0..100_000_u32).prop_map(Step::Wait),
+        (0..100_000_u32).prop_map(Step::Sleep),
     ]
 }
 
@@ -431,6 +511,7 @@ proptest! {
     fn any_order_of_events_keeps_the_invariants(steps in prop::collection::vec(step(), 1..200)) {
         let start = Instant::now();
         let mut now = start;
+        let mut asleep = Duration::ZERO;
         let mut announcer = announcer(start);
         let mut wanted = BTreeSet::new();
         let (mut looking, mut sending) = (VecDeque::new(), VecDeque::new());
@@ -464,6 +545,10 @@ proptest! {
                 Step::Online => announcer.on_online(now),
                 Step::Moved => announcer.on_moved(now),
                 Step::Wait(seconds) => now += Duration::from_secs(seconds.into()),
+                Step::Sleep(seconds) => {
+                    asleep += Duration::from_secs(seconds.into());
+                    announcer.on_wall(now, wall() + (now - start) + asleep);
+                }
             }
             let held: BTreeSet<ContentId> =
                 announcer.slices.iter().flat_map(|s| s.entries.iter().map(|e| e.id)).collect();

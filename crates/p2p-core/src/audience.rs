@@ -54,55 +54,86 @@ impl Audience {
 pub(crate) struct Restrictions {
     /// By the paths of the shares.
     paths: BTreeMap<PathBuf, Audience>,
-    /// Contents that lie in no share, each with the path of the share it belongs to.
-    ids: HashMap<ContentId, PathBuf>,
+    /// The same, of what is being hashed: what is shared there no longer is still being added to until that ends.
+    held: BTreeMap<u64, (PathBuf, Audience)>,
+    holds: u64,
+    /// Contents that lie in no share, each with the paths of the shares it belongs to.
+    ids: HashMap<ContentId, BTreeSet<PathBuf>>,
 }
 
 impl Restrictions {
     /// Whether everything is for everyone.
     pub(crate) fn is_empty(&self) -> bool {
-        self.paths.is_empty()
+        self.paths.is_empty() && self.held.is_empty()
     }
 
     /// What lies at or below this path is for these from now on.
     pub(crate) fn set(&mut self, path: &Path, audience: Audience) {
         if audience == Audience::Everyone {
             self.paths.remove(path);
-            self.ids.retain(|_, share| share != path);
+            self.drop_ids(path);
         } else {
             self.paths.insert(path.to_path_buf(), audience);
         }
     }
 
-    /// This content is for those whom the share at `path` is for.
-    pub(crate) fn add(&mut self, id: ContentId, path: &Path) {
-        if self.paths.contains_key(path) {
-            self.ids.insert(id, path.to_path_buf());
+    /// What lies at or below this path is for these, too, until it is released.
+    pub(crate) fn hold(&mut self, path: &Path, audience: Audience) -> u64 {
+        self.holds = self.holds.wrapping_add(1);
+        self.held.insert(self.holds, (path.to_path_buf(), audience));
+        self.holds
+    }
+
+    /// Ends a hold.
+    pub(crate) fn release(&mut self, hold: u64) {
+        if let Some((path, _)) = self.held.remove(&hold) {
+            self.drop_ids(&path);
         }
     }
 
-    /// This content belongs to no share any more.
-    pub(crate) fn remove(&mut self, id: ContentId) {
-        self.ids.remove(&id);
+    /// Forgets which contents belong to the share at a path, unless it is restricted still.
+    fn drop_ids(&mut self, path: &Path) {
+        if self.of_share(path).next().is_some() {
+            return;
+        }
+        self.ids.retain(|_, shares| {
+            shares.remove(path);
+            !shares.is_empty()
+        });
     }
 
-    /// Whom a content is for by its id alone.
-    pub(crate) fn of_id(&self, id: ContentId) -> Option<&Audience> {
-        self.ids.get(&id).and_then(|path| self.paths.get(path))
+    /// This content is for those whom the share at `path` is for.
+    pub(crate) fn add(&mut self, id: ContentId, path: &Path) {
+        if self.of_share(path).next().is_some() {
+            self.ids.entry(id).or_default().insert(path.to_path_buf());
+        }
     }
 
-    /// Whether a peer may have what lies at this path: of shares within each other, all must be for it.
-    pub(crate) fn allow(&self, path: &Path, asker: &Asker) -> bool {
-        self.above(path).all(|audience| audience.includes(asker))
+    /// This content does not belong to the share at `path` any more.
+    pub(crate) fn remove(&mut self, id: ContentId, path: &Path) {
+        if let Some(shares) = self.ids.get_mut(&id) {
+            shares.remove(path);
+            if shares.is_empty() {
+                self.ids.remove(&id);
+            }
+        }
     }
 
-    /// Whether what lies at this path is for everyone.
-    pub(crate) fn is_open(&self, path: &Path) -> bool {
-        self.above(path).next().is_none()
+    /// Whom a content is for by its id alone: by all of these.
+    pub(crate) fn of_id(&self, id: ContentId) -> impl Iterator<Item = &Audience> {
+        let shares = self.ids.get(&id).into_iter().flatten();
+        shares.flat_map(|path| self.of_share(path))
     }
 
-    fn above(&self, path: &Path) -> impl Iterator<Item = &Audience> {
-        path.ancestors().filter_map(|above| self.paths.get(above))
+    /// Whom what lies at this path is for: by all of these, of shares within each other.
+    pub(crate) fn at(&self, path: &Path) -> impl Iterator<Item = &Audience> {
+        path.ancestors().flat_map(|above| self.of_share(above))
+    }
+
+    fn of_share(&self, path: &Path) -> impl Iterator<Item = &Audience> {
+        let held = self.held.values().filter(move |(held, _)| held == path);
+        let held = held.map(|(_, audience)| audience);
+        self.paths.get(path).into_iter().chain(held)
     }
 }
 
@@ -125,22 +156,26 @@ mod tests {
     #[test]
     fn what_lies_in_a_restricted_share_is_for_its_audience_only() {
         let mut restrictions = Restrictions::default();
-        assert!(restrictions.allow(Path::new("/a/b"), &asker(1, false)));
+        assert!(restrictions.at(Path::new("/a/b")).next().is_none());
         restrictions.set(Path::new("/a"), Audience::Lan);
         restrictions.set(Path::new("/a/b"), Audience::Peers([peer(1)].into()));
-        let allow = |path: &str, asker: Asker| restrictions.allow(Path::new(path), &asker);
+        let is_open = |path: &str| restrictions.at(Path::new(path)).next().is_none();
+        let allow = |path: &str, asker: Asker| {
+            let mut audiences = restrictions.at(Path::new(path));
+            audiences.all(|audience| audience.includes(&asker))
+        };
         for path in ["/a", "/a/x", "/a/c/d"] {
             assert!(
                 allow(path, asker(2, true)) && !allow(path, asker(1, false)),
                 "{path}"
             );
-            assert!(!restrictions.is_open(Path::new(path)));
+            assert!(!is_open(path));
         }
         // A share within another narrows it.
         assert!(allow("/a/b/x", asker(1, true)));
         assert!(!allow("/a/b/x", asker(1, false)) && !allow("/a/b/x", asker(2, true)));
         for path in ["/", "/b", "/ab", "/b/a/x"] {
-            assert!(allow(path, asker(3, false)) && restrictions.is_open(Path::new(path)));
+            assert!(allow(path, asker(3, false)) && is_open(path));
         }
         restrictions.set(Path::new("/a"), Audience::Everyone);
         restrictions.set(Path::new("/a/b"), Audience::Everyone);
@@ -148,21 +183,54 @@ mod tests {
     }
 
     #[test]
-    fn ids_follow_their_share() {
+    fn ids_follow_their_shares() {
         let (id, path) = (ContentId::of(b"listing"), Path::new("/a"));
         let mut restrictions = Restrictions::default();
+        let of_id = |restrictions: &Restrictions| -> Vec<Audience> {
+            restrictions.of_id(id).cloned().collect()
+        };
         restrictions.add(id, path);
-        assert_eq!(restrictions.of_id(id), None, "the share is for everyone");
+        assert_eq!(of_id(&restrictions), [], "the share is for everyone");
         restrictions.set(path, Audience::Lan);
         restrictions.add(id, path);
-        assert_eq!(restrictions.of_id(id), Some(&Audience::Lan));
+        assert_eq!(of_id(&restrictions), [Audience::Lan]);
         let nobody = Audience::Peers(BTreeSet::new());
-        restrictions.set(path, nobody.clone());
-        assert_eq!(restrictions.of_id(id), Some(&nobody));
         assert!(!nobody.includes(&asker(1, true)));
+        // Of two shares both count, and the one that is left.
+        let other = Path::new("/b");
+        restrictions.set(other, nobody.clone());
+        restrictions.add(id, other);
+        assert_eq!(of_id(&restrictions), [Audience::Lan, nobody.clone()]);
+        restrictions.remove(id, other);
+        assert_eq!(of_id(&restrictions), [Audience::Lan]);
+        restrictions.set(path, nobody.clone());
+        assert_eq!(of_id(&restrictions), [nobody]);
         restrictions.set(path, Audience::Everyone);
-        assert_eq!(restrictions.of_id(id), None);
+        assert_eq!(of_id(&restrictions), []);
         restrictions.set(path, Audience::Lan);
-        assert_eq!(restrictions.of_id(id), None, "nor later by mistake");
+        assert_eq!(of_id(&restrictions), [], "nor later by mistake");
+    }
+
+    #[test]
+    fn what_is_held_is_restricted_until_it_is_released() {
+        let (id, path) = (ContentId::of(b"listing"), Path::new("/a"));
+        let mut restrictions = Restrictions::default();
+        let count = |restrictions: &Restrictions| {
+            let below = restrictions.at(Path::new("/a/b"));
+            (below.count(), restrictions.of_id(id).count())
+        };
+        restrictions.set(path, Audience::Lan);
+        let first = restrictions.hold(path, Audience::Lan);
+        let second = restrictions.hold(path, Audience::Lan);
+        restrictions.set(path, Audience::Everyone);
+        restrictions.add(id, path);
+        assert_eq!(count(&restrictions), (2, 2));
+        restrictions.release(first);
+        assert_eq!(count(&restrictions), (1, 1));
+        assert!(!restrictions.is_empty());
+        restrictions.release(second);
+        restrictions.release(second);
+        assert_eq!(count(&restrictions), (0, 0));
+        assert!(restrictions.is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! The live table of peers: who is connected, who is only known, and what was seen of each. Pure: times come in.
 //!
-//! Invariant: at most [`MAX_KNOWN`] peers that are not connected, the longest unseen forgotten first; at most
-//! [`MAX_ADDRESSES`] addresses each, the one last used first.
+//! Invariant: at most [`MAX_KNOWN`] peers that are not connected, besides those named in the configuration, the longest
+//! unseen forgotten first; at most [`MAX_ADDRESSES`] addresses each, the one last used first.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -108,6 +108,8 @@ pub(crate) enum PeerChange {
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
     peers: BTreeMap<NodeId, Entry>,
+    /// The last that [`Self::next_lost`] named: the others have their turn before it has another.
+    last_redialled: Option<NodeId>,
 }
 
 #[derive(Debug)]
@@ -336,9 +338,27 @@ impl Peers {
             .count()
     }
 
+    /// Those to dial again of the bootstrap peers and neighbours that are not connected. The former come first, for without
+    /// them there may be no way back; the others have their turns, for those of many a network that was left never answer.
+    pub(crate) fn next_lost(&mut self, max: usize) -> Vec<NodeId> {
+        let last = self.last_redialled;
+        let lost = self.peers.values().filter_map(|entry| {
+            let peer = entry.info.peer;
+            let named = entry.found.contains(&FoundBy::Bootstrap);
+            let wanted = named || entry.found.contains(&FoundBy::Mdns);
+            let had_its_turn = last.is_some_and(|last| peer <= last);
+            (wanted && entry.info.state == PeerState::Known).then_some((!named, had_its_turn, peer))
+        });
+        let mut lost: Vec<(bool, bool, NodeId)> = lost.collect();
+        lost.sort_unstable();
+        lost.truncate(max);
+        self.last_redialled = lost.last().map(|(.., peer)| *peer).or(last);
+        lost.into_iter().map(|(.., peer)| peer).collect()
+    }
+
     /// Connected peers that nobody would miss, the longest idle first: not neighbours, not named by the operator, of no
-    /// use to a transfer so far.
-    pub(crate) fn idle(&self) -> Vec<NodeId> {
+    /// use to a transfer so far, and not spared by the caller.
+    pub(crate) fn idle(&self, spared: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
         let kept = [
             FoundBy::Mdns,
             FoundBy::Bootstrap,
@@ -351,16 +371,19 @@ impl Peers {
             .filter(|entry| entry.info.state == PeerState::Connected)
             .filter(|entry| kept.iter().all(|by| !entry.found.contains(by)))
             .map(|entry| &entry.info)
+            .filter(|info| !spared(info.peer))
             .collect();
         idle.sort_by_key(|info| (info.up.saturating_add(info.down), info.since));
         idle.into_iter().map(|info| info.peer).collect()
     }
 
-    /// Forgets the longest unseen peer that is not connected, if there are too many.
+    /// Forgets the longest unseen peer that is not connected, if there are too many. Never a bootstrap peer, which may be
+    /// down for days: nobody would name it again.
     fn make_room(&mut self, keep: NodeId) {
         let known: Vec<&PeerInfo> = self
             .peers
             .values()
+            .filter(|entry| !entry.found.contains(&FoundBy::Bootstrap))
             .map(|entry| &entry.info)
             .filter(|info| info.state == PeerState::Known && info.peer != keep)
             .collect();
@@ -444,6 +467,42 @@ mod tests {
         peers.on_found(node(1), None, FoundBy::Bootstrap, now);
         peers.on_found(node(2), None, FoundBy::Mdns, now);
         peers.on_bytes(node(3), 10, 0, now);
-        assert_eq!(peers.idle(), [node(4), node(3)]);
+        assert_eq!(peers.idle(|_| false), [node(4), node(3)]);
+        assert_eq!(peers.idle(|peer| peer == node(4)), [node(3)]);
+    }
+
+    /// The operator's peers are down for a day, while strangers come and go.
+    #[test]
+    fn a_bootstrap_peer_is_never_forgotten() {
+        let now = SystemTime::UNIX_EPOCH;
+        let mut peers = Peers::default();
+        peers.on_found(node(1), Some(address(1)), FoundBy::Bootstrap, now);
+        for n in 10..3 * MAX_KNOWN as u32 {
+            let seen = now + Duration::from_secs(u64::from(n));
+            peers.on_found(node(n), None, FoundBy::Dht, seen);
+        }
+        assert_eq!(peers.addresses(node(1)), [address(1)]);
+        assert!(peers.list().len() <= MAX_KNOWN + 2);
+    }
+
+    /// Neighbours of a network that was left a while ago do not keep the others from being dialled.
+    #[test]
+    fn bootstrap_peers_are_dialled_again_first_and_neighbours_in_turn() {
+        let now = SystemTime::UNIX_EPOCH;
+        let mut peers = Peers::default();
+        for n in 1..=20 {
+            peers.on_found(node(n), None, FoundBy::Mdns, now);
+        }
+        peers.on_connected(node(20), address(20), false, false, now);
+        peers.on_found(node(30), None, FoundBy::Bootstrap, now);
+        peers.on_found(node(31), None, FoundBy::Dht, now);
+        let ids = |ns: Vec<u32>| -> Vec<NodeId> { ns.into_iter().map(node).collect() };
+        let first = std::iter::once(30).chain(1..=15).collect();
+        assert_eq!(peers.next_lost(16), ids(first));
+        let second = [30, 16, 17, 18, 19].into_iter().chain(1..=11).collect();
+        assert_eq!(peers.next_lost(16), ids(second));
+        let third = std::iter::once(30).chain(12..=19).chain(1..=7).collect();
+        assert_eq!(peers.next_lost(16), ids(third));
+        assert!(Peers::default().next_lost(16).is_empty());
     }
 }

@@ -29,6 +29,13 @@ enum State {
     Resting { until: Instant },
 }
 
+impl State {
+    /// Its place is ours, or asked for.
+    fn is_place(self) -> bool {
+        matches!(self, Self::Held | Self::Asked { .. })
+    }
+}
+
 /// The relays that a node knows.
 #[derive(Debug)]
 pub(crate) struct Relays {
@@ -95,8 +102,7 @@ impl Relays {
                 _ => {}
             }
         }
-        let counts = |state: &&State| matches!(state, State::Held | State::Asked { .. });
-        if self.relays.values().filter(counts).count() >= WANTED {
+        if self.places() >= WANTED {
             return None;
         }
         let (relay, state) = self
@@ -112,10 +118,22 @@ impl Relays {
         if !self.reachable {
             return None;
         }
-        let held = |state: &State| matches!(state, State::Held | State::Asked { .. });
-        let (relay, state) = self.relays.iter_mut().find(|(_, state)| held(state))?;
+        let mut relays = self.relays.iter_mut();
+        let (relay, state) = relays.find(|(_, state)| state.is_place())?;
         *state = State::Known;
         Some(*relay)
+    }
+
+    /// Whether a place at this relay is ours, or asked for: the connection to it has to stay.
+    pub(crate) fn is_place(&self, relay: NodeId) -> bool {
+        self.relays
+            .get(&relay)
+            .is_some_and(|state| state.is_place())
+    }
+
+    fn places(&self) -> usize {
+        let states = self.relays.values();
+        states.filter(|state| state.is_place()).count()
     }
 
     /// When [`Self::next`] may have something, if nothing else happens.
@@ -128,11 +146,9 @@ impl Relays {
             State::Asked { since } => Some(*since + PATIENCE),
             State::Resting { until } => Some(*until),
         });
-        let begin = self
-            .relays
-            .values()
-            .any(|state| *state == State::Known)
-            .then_some(self.begin_at);
+        // While enough are asked, none that is known is: the moment to begin may be long past.
+        let waits = self.relays.values().any(|state| *state == State::Known);
+        let begin = (waits && self.places() < WANTED).then_some(self.begin_at);
         let held = self.relays.values().filter(|s| **s == State::Held).count();
         due.chain(begin).filter(|_| held < WANTED).min()
     }
@@ -176,6 +192,32 @@ mod tests {
         // It says nothing: the one that refused has its turn again.
         let later = now + REST + PATIENCE;
         assert_eq!(relays.next(later), Some(second));
+    }
+
+    /// The driver sleeps until the deadline: one that is past has it turn for nothing, until a relay answers.
+    #[test]
+    fn while_enough_are_asked_it_is_waited_for_them() {
+        let (mut relays, now) = with_relays(4);
+        let first = relays.next(now).unwrap();
+        let second = relays.next(now).unwrap();
+        assert_eq!(relays.next(now), None);
+        assert_eq!(relays.next_deadline(), Some(now + PATIENCE));
+        relays.on_accepted(first);
+        assert_eq!(relays.next_deadline(), Some(now + PATIENCE));
+        relays.on_ended(second, now);
+        assert_eq!(relays.next_deadline(), Some(now));
+    }
+
+    #[test]
+    fn the_places_are_those_held_and_asked_for() {
+        let (mut relays, now) = with_relays(3);
+        let first = relays.next(now).unwrap();
+        let second = relays.next(now).unwrap();
+        relays.on_accepted(first);
+        assert!(relays.is_place(first) && relays.is_place(second));
+        assert_eq!((0..3).filter(|n| relays.is_place(relay(*n))).count(), 2);
+        relays.on_ended(second, now);
+        assert!(!relays.is_place(second));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::{
     dht::Dht,
     dial_back::dial_backs,
     holders::HoldersCodec,
-    judged::{Judged, punches},
+    judged::{Judged, own_tests, punches},
     records::{Bounds, Records},
     wire::{BLOCKS_PROTOCOL, QUERY_PROTOCOL},
 };
@@ -83,7 +83,7 @@ pub(crate) struct Behaviour {
     pub(super) kad: Toggle<Dht>,
     mdns: Toggle<mdns::tokio::Behaviour>,
     upnp: Toggle<upnp::tokio::Behaviour>,
-    autonat: Toggle<autonat::v2::client::Behaviour>,
+    autonat: Toggle<Judged<autonat::v2::client::Behaviour>>,
     dial_backs: Toggle<Judged<autonat::v2::server::Behaviour>>,
     relay_client: Toggle<relay::client::Behaviour>,
     relay_server: Toggle<relay::Behaviour>,
@@ -150,9 +150,7 @@ impl Behaviour {
             upnp: (config.upnp && beyond_lan)
                 .then(upnp::tokio::Behaviour::default)
                 .into(),
-            autonat: beyond_lan
-                .then(autonat::v2::client::Behaviour::default)
-                .into(),
+            autonat: beyond_lan.then(own_tests).into(),
             dial_backs: (beyond_lan && config.dht != DhtMode::Off)
                 .then(dial_backs)
                 .into(),

@@ -10,7 +10,7 @@ use std::{
 
 use libp2p::{PeerId, autonat::v2::server};
 
-use super::judged::{Judged, Refused, all_public};
+use super::judged::Judged;
 
 /// Within this time a peer is dialled back [`PER_PEER`] times, and all together [`IN_ALL`] times.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -20,13 +20,11 @@ const IN_ALL: usize = 30;
 /// The server of autonat, which dials public addresses only, and not often.
 pub(super) fn dial_backs() -> Judged<server::Behaviour> {
     let mut lately = Lately::default();
-    Judged::new(server::Behaviour::default(), move |peer, addresses| {
-        all_public(addresses)?;
-        if lately.allows(peer, Instant::now()) {
-            Ok(())
-        } else {
-            Err(Refused("too many within a minute"))
-        }
+    Judged::new(server::Behaviour::default(), move |peer, event| {
+        let is_command = event.as_ref().right().is_some_and(|asked| asked.is_left());
+        // The library then answers that it could not look. A dial that is refused would be told as one that failed, and the
+        // peer would believe that it cannot be reached.
+        !is_command || lately.allows(peer, Instant::now())
     })
 }
 

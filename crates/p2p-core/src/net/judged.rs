@@ -3,15 +3,16 @@
 use std::{
     collections::HashSet,
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use libp2p::{
-    Multiaddr, PeerId,
+    Multiaddr, PeerId, autonat,
     core::{Endpoint, transport::PortUse},
     dcutr,
     swarm::{
-        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
-        THandlerOutEvent, ToSwarm,
+        ConnectionDenied, ConnectionHandler, ConnectionId, FromSwarm, NetworkBehaviour, THandler,
+        THandlerInEvent, THandlerOutEvent, ToSwarm,
     },
 };
 
@@ -19,17 +20,50 @@ use crate::content::Address;
 
 /// Why a peer is not dialled.
 #[derive(Debug, thiserror::Error)]
-#[error("not dialled: {0}")]
-pub(super) struct Refused(pub(super) &'static str);
+#[error("not dialled: an address that is not public")]
+struct NotPublic;
 
-type Judge = Box<dyn FnMut(PeerId, &[Multiaddr]) -> Result<(), Refused> + Send>;
+/// What a behaviour hears from a connection.
+pub(super) type HandlerEvent<B> =
+    <<B as NetworkBehaviour>::ConnectionHandler as ConnectionHandler>::ToBehaviour;
 
-/// A behaviour each of whose dials is judged. What others dial is not its matter.
-pub(crate) struct Judged<B> {
+/// Whether it is passed on.
+type Admit<B> = Box<dyn FnMut(PeerId, &HandlerEvent<B>) -> bool + Send>;
+
+/// Addresses of ours that are taken from peers within [`CANDIDATES_PERIOD`].
+const MAX_CANDIDATES: usize = 32;
+const CANDIDATES_PERIOD: Duration = Duration::from_secs(3600);
+
+/// A behaviour that dials public addresses only. What others dial is not its matter.
+pub(crate) struct Judged<B: NetworkBehaviour> {
     inner: B,
-    judge: Judge,
+    admit: Admit<B>,
     /// Dials that the behaviour has asked for.
     asked: HashSet<ConnectionId>,
+    candidates: Candidates,
+}
+
+/// Where peers say that they see us. They may say anything, and the library keeps it for good.
+#[derive(Default)]
+struct Candidates {
+    named: HashSet<Multiaddr>,
+    since: Option<Instant>,
+}
+
+impl Candidates {
+    /// Whether this is one to look into.
+    fn admits(&mut self, address: &Multiaddr, now: Instant) -> bool {
+        if !is_public(address) {
+            return false;
+        }
+        let since = *self.since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= CANDIDATES_PERIOD {
+            self.named.clear();
+            self.since = Some(now);
+        }
+        self.named.contains(address)
+            || self.named.len() < MAX_CANDIDATES && self.named.insert(address.clone())
+    }
 }
 
 /// The holes that are punched: both sides tell each other, through a relay, where they dial one another. Only public
@@ -37,17 +71,12 @@ pub(crate) struct Judged<B> {
 ///
 /// Source: <https://github.com/libp2p/specs/blob/master/relay/DCUtR.md>.
 pub(super) fn punches(local: PeerId) -> Judged<dcutr::Behaviour> {
-    Judged::new(dcutr::Behaviour::new(local), |_, addresses| {
-        all_public(addresses)
-    })
+    Judged::new(dcutr::Behaviour::new(local), |_, _| true)
 }
 
-pub(super) fn all_public(addresses: &[Multiaddr]) -> Result<(), Refused> {
-    if addresses.iter().all(is_public) {
-        Ok(())
-    } else {
-        Err(Refused("an address that is not public"))
-    }
+/// The client of autonat, which has others see whether it can be reached where they say that they see it.
+pub(super) fn own_tests() -> Judged<autonat::v2::client::Behaviour> {
+    Judged::new(autonat::v2::client::Behaviour::default(), |_, _| true)
 }
 
 fn is_public(address: &Multiaddr) -> bool {
@@ -55,29 +84,17 @@ fn is_public(address: &Multiaddr) -> bool {
     address.is_ok_and(|address| address.is_global_ip() && !address.is_relayed())
 }
 
-impl<B> Judged<B> {
+impl<B: NetworkBehaviour> Judged<B> {
     pub(super) fn new(
         inner: B,
-        judge: impl FnMut(PeerId, &[Multiaddr]) -> Result<(), Refused> + Send + 'static,
+        admit: impl FnMut(PeerId, &HandlerEvent<B>) -> bool + Send + 'static,
     ) -> Self {
         Self {
             inner,
-            judge: Box::new(judge),
+            admit: Box::new(admit),
             asked: HashSet::new(),
+            candidates: Candidates::default(),
         }
-    }
-
-    fn judge(
-        &mut self,
-        connection: ConnectionId,
-        peer: Option<PeerId>,
-        addresses: &[Multiaddr],
-    ) -> Result<(), Refused> {
-        if !self.asked.remove(&connection) {
-            return Ok(());
-        }
-        let peer = peer.ok_or(Refused("nobody in particular"))?;
-        (self.judge)(peer, addresses)
     }
 }
 
@@ -113,8 +130,9 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Judged<B> {
         addresses: &[Multiaddr],
         role: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        self.judge(connection, peer, addresses)
-            .map_err(ConnectionDenied::new)?;
+        if self.asked.remove(&connection) && !addresses.iter().all(is_public) {
+            return Err(ConnectionDenied::new(NotPublic));
+        }
         self.inner
             .handle_pending_outbound_connection(connection, peer, addresses, role)
     }
@@ -132,11 +150,18 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Judged<B> {
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
-        // It would be told to peers, who refuse to dial there.
-        if let FromSwarm::NewExternalAddrCandidate(candidate) = &event
-            && !is_public(candidate.addr)
-        {
-            return;
+        match &event {
+            // It would be told to peers, who refuse to dial where it is not public.
+            FromSwarm::NewExternalAddrCandidate(candidate)
+                if !self.candidates.admits(candidate.addr, Instant::now()) =>
+            {
+                return;
+            }
+            // Others may have refused it before it was judged.
+            FromSwarm::DialFailure(failure) => {
+                self.asked.remove(&failure.connection_id);
+            }
+            _ => {}
         }
         self.inner.on_swarm_event(event);
     }
@@ -147,8 +172,10 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Judged<B> {
         connection: ConnectionId,
         event: THandlerOutEvent<Self>,
     ) {
-        self.inner
-            .on_connection_handler_event(peer, connection, event);
+        if (self.admit)(peer, &event) {
+            self.inner
+                .on_connection_handler_event(peer, connection, event);
+        }
     }
 
     fn poll(
@@ -166,6 +193,20 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Judged<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_addresses_are_taken_from_peers() {
+        let (mut candidates, now) = (Candidates::default(), Instant::now());
+        let address = |n: u16| -> Multiaddr { format!("/ip4/45.0.0.1/tcp/{n}").parse().unwrap() };
+        let private = "/ip4/192.168.1.1/tcp/80".parse().unwrap();
+        assert!(!candidates.admits(&private, now));
+        let taken = (1..1000).filter(|n| candidates.admits(&address(*n), now));
+        assert_eq!(taken.count(), MAX_CANDIDATES);
+        assert!(candidates.admits(&address(1), now), "one that is known");
+        let late = now + CANDIDATES_PERIOD;
+        assert!(candidates.admits(&address(999), late));
+        assert_eq!(candidates.named.len(), 1);
+    }
 
     #[test]
     fn no_hole_is_punched_at_an_address_that_is_not_public() {

@@ -22,6 +22,7 @@ mod judged;
 #[cfg(any(test, feature = "bench"))]
 mod memory_simulation;
 mod mux;
+mod own_addresses;
 mod records;
 mod tls;
 mod translate;
@@ -58,6 +59,7 @@ use self::{
     block_codec::{BlocksAnswer, BlocksAsk},
     boxed_handlers::BoxedHandlers,
     hearsay::Reach,
+    own_addresses::OwnAddresses,
     records::SWEEP_INTERVAL,
     transport::Guard,
     wire::{BlocksRequest, Frame, Query, Reply},
@@ -133,6 +135,7 @@ pub(crate) struct Net {
     relays_for_others: bool,
     /// Listeners at relays that keep a place for us.
     places: HashMap<ListenerId, NodeId>,
+    own: OwnAddresses,
 }
 
 impl Net {
@@ -212,6 +215,7 @@ impl Net {
             relay_data: config.relay_data,
             relays_for_others: config.relay == RelayMode::Server && !config.lan_only,
             places: HashMap::new(),
+            own: OwnAddresses::new(&config.external),
         })
     }
 

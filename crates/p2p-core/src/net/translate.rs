@@ -24,7 +24,6 @@ use super::{
     wire::{BLOCKS_PROTOCOL, QUERY_PROTOCOL, Query, Reply},
 };
 use crate::{
-    config::DhtMode,
     content::{Address, NodeId},
     peers::FoundBy,
     reach::Upnp,
@@ -46,7 +45,7 @@ pub(super) fn peer_id(node: NodeId) -> Option<PeerId> {
     PeerId::from_bytes(node.as_bytes()).ok()
 }
 
-fn address(address: Multiaddr) -> Option<Address> {
+pub(super) fn address(address: Multiaddr) -> Option<Address> {
     Address::from_multiaddr(address).ok()
 }
 
@@ -105,7 +104,9 @@ impl Net {
                 Some(NetEvent::Listening(new))
             }
             SwarmEvent::ExpiredListenAddr { address: old, .. } => {
-                Some(NetEvent::ListenEnded(address(old).into_iter().collect()))
+                let old = address(old)?;
+                self.on_left(&old);
+                Some(NetEvent::ListenEnded(vec![old]))
             }
             SwarmEvent::ListenerClosed {
                 listener_id,
@@ -126,7 +127,11 @@ impl Net {
                 tracing::warn!(%error, "a listener failed");
                 None
             }
+            SwarmEvent::NewExternalAddrCandidate { address: seen } => self
+                .on_seen_again(&seen)
+                .then_some(NetEvent::Reachable(address(seen)?)),
             SwarmEvent::ExternalAddrConfirmed { address: ext } => {
+                self.on_confirmed(&ext);
                 let ext = address(ext)?;
                 // Who is met through a relay cannot serve the DHT.
                 if !ext.is_relayed() {
@@ -165,18 +170,6 @@ impl Net {
     fn may_have(&self, peer: &PeerId, address: &Multiaddr) -> bool {
         let reach = self.reach.get(peer);
         self.guard.allows(address) && reach.is_none_or(|reach| reach.knows(address))
-    }
-
-    /// Others have reached us, so we can keep records for them.
-    fn become_server(&mut self) {
-        if self.dht != DhtMode::Auto {
-            return;
-        }
-        if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut()
-            && kad.mode() == kad::Mode::Client
-        {
-            kad.set_mode(Some(kad::Mode::Server));
-        }
     }
 
     fn on_behaviour(&mut self, event: BehaviourEvent) -> Option<NetEvent> {
@@ -375,9 +368,11 @@ fn connected(peer: PeerId, endpoint: &ConnectedPoint) -> Option<NetEvent> {
         .iter()
         .filter(|part| !matches!(part, Protocol::P2p(id) if *id == peer))
         .collect();
+    // Of who comes through a relay the id is all that is known.
+    let from = address(without_peer).or_else(|| address(remote))?;
     Some(NetEvent::Connected {
         peer: node_id(peer)?,
-        address: address(without_peer)?,
+        address: from,
         inbound: endpoint.is_listener(),
         relayed: endpoint.is_relayed(),
     })

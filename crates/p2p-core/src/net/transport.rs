@@ -35,8 +35,9 @@ use super::{mux, tls};
 use crate::content::Address;
 
 /// A connection is there after this, with its handshakes, or it is given up. A packet that is lost twice is sent a third time
-/// within it; whoever is silent longer holds up a walk through the DHT, and one of the few dials that may be under way.
-pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// within it; whoever is silent longer holds up one of the few dials that may be under way. Less than the ten seconds that who
+/// asks to be dialled back waits for the answer.
+pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// What may be dialled.
 #[derive(Debug, Clone, Copy)]

@@ -36,13 +36,17 @@ struct Remembered {
     last_seen: u64,
 }
 
-/// The peers worth remembering: those that were connected and speak our protocols.
+/// The peers worth remembering: those that were connected and speak our protocols, then those of earlier runs that were not
+/// met in this one. A run that meets a single neighbour would else leave no way back to the others.
 pub(crate) fn of(peers: &[PeerInfo]) -> Book {
     let mut good: Vec<&PeerInfo> = peers
         .iter()
-        .filter(|info| info.speaks_ours == Some(true) && !info.addresses.is_empty())
+        .filter(|info| is_good(info) && !info.addresses.is_empty())
         .collect();
-    good.sort_by_key(|info| std::cmp::Reverse(info.last_seen));
+    good.sort_by_key(|info| {
+        let unmet = info.speaks_ours.is_none();
+        (unmet, std::cmp::Reverse(info.last_seen))
+    });
     good.truncate(MAX_REMEMBERED);
     Book {
         peer: good
@@ -57,6 +61,11 @@ pub(crate) fn of(peers: &[PeerInfo]) -> Book {
             })
             .collect(),
     }
+}
+
+fn is_good(info: &PeerInfo) -> bool {
+    info.speaks_ours
+        .unwrap_or_else(|| info.found.contains(&FoundBy::Cache))
 }
 
 /// Writes the book, if there is anything in it and a place for it. Losing it costs a search, so a failure is only told.
@@ -140,6 +149,29 @@ mod tests {
         read(dir.path(), &mut again, now);
         assert_eq!(again.addresses(peer), [address]);
         assert_eq!(again.info(peer).unwrap().found, [FoundBy::Cache]);
+    }
+
+    /// One neighbour answers, one peer turns out to be something else, and of one there is but hearsay.
+    #[test]
+    fn those_of_earlier_runs_are_remembered_after_those_met_in_this_one() {
+        let now = SystemTime::now();
+        let node = |n: u8| NodeId::from_bytes(&[&[0x12_u8, 0x20][..], &[n; 32]].concat()).unwrap();
+        let address: Address = "/ip4/192.168.1.7/tcp/4711".parse().unwrap();
+        let mut peers = Peers::default();
+        for n in 0..100_u8 {
+            let seen = now - Duration::from_secs(n.into());
+            peers.on_found(node(n), Some(address.clone()), FoundBy::Cache, seen);
+        }
+        peers.on_found(node(200), Some(address.clone()), FoundBy::Dht, now);
+        for (n, speaks_ours) in [(99, true), (1, false)] {
+            peers.on_connected(node(n), address.clone(), false, false, now);
+            peers.on_identified(node(n), "agent".into(), vec![], speaks_ours, now);
+        }
+        let book = of(&peers.list());
+        let ids: Vec<&str> = book.peer.iter().map(|peer| peer.id.as_str()).collect();
+        let first = [99, 0, 2, 3].map(|n| node(n).to_string());
+        assert_eq!(ids[..4], first);
+        assert_eq!(ids.len(), MAX_REMEMBERED);
     }
 
     #[test]

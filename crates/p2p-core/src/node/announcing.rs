@@ -7,7 +7,7 @@ use super::{
     inventory::offered_after,
 };
 use crate::{
-    announce::Group,
+    announce::{Group, SavedSlice},
     content::ContentId,
     net::{GroupId, LookupId, Server},
     store::{Store, StoreError},
@@ -54,6 +54,15 @@ fn served_feeds(store: &Store) -> Result<Vec<ContentId>, StoreError> {
     let records = store.feeds()?.into_iter();
     let served = records.filter(|record| record.value.is_some() && (record.own || record.followed));
     Ok(served.map(|record| record.id.key()).collect())
+}
+
+/// Blocks. Whether these times are kept.
+fn save(store: &Store, times: &[SavedSlice]) -> bool {
+    let saved = store.save_announced(times);
+    if let Err(error) = &saved {
+        tracing::warn!(%error, "what was announced could not be written down");
+    }
+    saved.is_ok()
 }
 
 impl Driver {
@@ -149,8 +158,13 @@ impl Driver {
         tracing::info!("this node has moved: what it announced is announced again");
         self.announcer.on_moved(self.hands.now);
         self.dirty = true;
+        let times = self.announcer.unsaved(self.hands.now, true);
+        let store = self.hands.store.clone();
         self.hands.jobs.spawn_blocking(move || {
-            written.write();
+            // In this order: what ends between the two takes its next start for another move.
+            if save(&store, &times) {
+                written.write();
+            }
             Job::AnnouncedWritten
         });
     }
@@ -204,9 +218,7 @@ impl Driver {
         }
         let store = self.hands.store.clone();
         self.hands.jobs.spawn_blocking(move || {
-            if let Err(error) = store.save_announced(&changed) {
-                tracing::warn!(%error, "what was announced could not be written down");
-            }
+            save(&store, &changed);
             Job::AnnouncedWritten
         });
     }

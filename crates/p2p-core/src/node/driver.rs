@@ -239,6 +239,7 @@ impl Driver {
     }
 
     fn pump(&mut self) {
+        self.announcer.on_wall(self.hands.now, self.hands.wall);
         self.dial_known_when_listening();
         self.announce_moved();
         self.announce_due();

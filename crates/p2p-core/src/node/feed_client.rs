@@ -20,8 +20,9 @@ use crate::{
     store::{FeedRecord, Store},
 };
 
-/// Peers that are asked for one value.
-const MAX_ASKED: usize = 64;
+/// Peers that are asked for one value, at once. The connected ones are named first: as many of them as a node has by default,
+/// those whom the DHT names, and as many again for a node that has more.
+const MAX_ASKED: usize = 512;
 /// How long is asked around for the value of a feed that is followed.
 const ROUND: Duration = Duration::from_secs(20);
 /// Then it is waited for news so long before everybody is asked again.
@@ -67,28 +68,22 @@ impl FeedClient {
         Ok(blocking(move || store.feed(&id)).await??)
     }
 
-    /// Keeps a verified value. What is newer is told, and announced if this node serves the feed.
-    pub(super) async fn keep(&self, signed: SignedFeed, own: bool) -> Result<Feed, FeedError> {
-        let id = signed.claims().id.clone();
-        let value = signed.verify(&id).map_err(FeedError::Refused)?;
-        let record = self.keep_trusted(value, own).await?;
-        record
-            .value
-            .map(|signed| signed.claims().clone())
-            .ok_or(FeedError::NotFound {
-                waited: Duration::ZERO,
-            })
-    }
-
-    async fn keep_trusted(&self, value: TrustedFeed, own: bool) -> Result<FeedRecord, FeedError> {
+    /// Keeps what a peer told, and tells it on.
+    async fn keep(&self, value: TrustedFeed) -> Result<FeedRecord, FeedError> {
         let store = self.store.clone();
         let told = value.feed().clone();
-        let (record, is_news) = blocking(move || store.keep_feed(&value, own)).await??;
+        let (record, is_news) = blocking(move || store.keep_feed(&value, false)).await??;
         let kept = record.value.as_ref().map(SignedFeed::claims);
         if let Some(kept) = kept.filter(|kept| kept.contradicts(&told)) {
             tracing::warn!(feed = %told.id, sequence = told.sequence, kept = %kept.content, other = %told.content,
                 "the publisher signed two values with one sequence; the one that was seen first is kept");
         }
+        self.tell(&record, is_news).await?;
+        Ok(record)
+    }
+
+    /// Has a feed announced if this node serves it, and tells its value to those who wait for one if it is news.
+    pub(super) async fn tell(&self, record: &FeedRecord, is_news: bool) -> Result<(), NodeStopped> {
         if record.own || record.followed {
             let key = record.id.key();
             self.send(Command::Served { key }).await?;
@@ -101,7 +96,7 @@ impl FeedClient {
                 .events
                 .send(Event::FeedChanged(signed.claims().clone()));
         }
-        Ok(record)
+        Ok(())
     }
 
     /// The first value that anybody tells.
@@ -149,14 +144,12 @@ impl FeedClient {
         let named = stream::unfold(named, async |mut named| Some((named.recv().await?, named)));
         let mut seen = HashSet::new();
         let new = named.filter(|named| std::future::ready(seen.insert(named.peer)));
-        let asked = new
-            .take(MAX_ASKED)
-            .map(|Named { peer, connected }| async move {
-                if !matches!(connected.await, Ok(Ok(()))) {
-                    return Ok((peer, Told::Gone));
-                }
-                Ok::<_, FeedError>((peer, self.ask(peer, id, None).await?))
-            });
+        let asked = new.map(|Named { peer, connected }| async move {
+            if !matches!(connected.await, Ok(Ok(()))) {
+                return Ok((peer, Told::Gone));
+            }
+            Ok::<_, FeedError>((peer, self.ask(peer, id, None).await?))
+        });
         let mut asked = std::pin::pin!(asked.buffer_unordered(MAX_ASKED));
         let mut holders = Vec::new();
         let search = async {
@@ -193,7 +186,7 @@ impl FeedClient {
         match signed.verify(id) {
             Ok(value) => {
                 let sequence = value.feed().sequence;
-                let record = self.keep_trusted(value, false).await?;
+                let record = self.keep(value).await?;
                 let latest = record.value.map(|signed| signed.claims().sequence);
                 Ok(match latest == Some(sequence) {
                     true => Told::Value,

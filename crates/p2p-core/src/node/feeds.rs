@@ -3,18 +3,21 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use futures::{Stream, StreamExt, stream};
 use tokio::{
-    sync::{broadcast, watch},
+    sync::{
+        broadcast::{self, error::RecvError},
+        watch,
+    },
     task::JoinHandle,
 };
 
 use super::{
-    Node, blocking,
+    Inner, Node, NodeStopped, blocking,
     command::Command,
     error::{FeedError, NodeError},
     event::Event,
@@ -23,7 +26,7 @@ use super::{
     keys::Keys,
 };
 use crate::{
-    content::{ContentId, Feed, FeedId, SignedFeed},
+    content::{ContentId, Feed, FeedId, SignedFeed, TrustedFeed},
     store::{FeedRecord, Store},
 };
 
@@ -62,9 +65,19 @@ impl Node {
     /// # Errors
     /// [`FeedError::Name`], [`FeedError::Store`], [`FeedError::Stopped`].
     pub async fn publish_feed(&self, name: &str, content: ContentId) -> Result<Feed, FeedError> {
-        let (store, keys, name) = (self.store().clone(), self.keys().clone(), name.to_owned());
-        let signed = blocking(move || next_value(&store, &keys, &name, content)).await??;
-        self.feed_client().keep(signed, true).await
+        let (node, name) = (self.clone(), name.to_owned());
+        let (record, is_news) = blocking(move || node.keep_next(&name, content)).await??;
+        self.feed_client().tell(&record, is_news).await?;
+        let value = record.value.map(|signed| signed.claims().clone());
+        value.ok_or(FeedError::NotFound {
+            waited: Duration::ZERO,
+        })
+    }
+
+    fn keep_next(&self, name: &str, content: ContentId) -> Result<(FeedRecord, bool), FeedError> {
+        let _alone = self.inner.feeds.alone();
+        let value = next_value(self.store(), self.keys(), name, content)?;
+        Ok(self.store().keep_feed(&value, true)?)
     }
 
     /// What a feed stands for. If it is known, at once, and the node asks around for a newer value meanwhile; else as soon
@@ -114,13 +127,24 @@ impl Node {
         id: &FeedId,
     ) -> Result<impl Stream<Item = Feed> + Send + Unpin + use<>, FeedError> {
         let events = self.inner.events.subscribe();
-        let (store, wanted) = (self.store().clone(), id.clone());
-        let (record, _) = blocking(move || store.follow_feed(&wanted, true)).await??;
-        self.inner.feeds.start(self.feed_client(), id.clone())?;
+        let (node, wanted) = (self.clone(), id.clone());
+        let record = blocking(move || node.begin_following(&wanted)).await??;
         let known = record.value.map(|signed| signed.claims().clone());
         let last = known.as_ref().map(|feed| feed.sequence);
-        let news = updates(events, id.clone(), last);
+        let news = updates(Arc::downgrade(&self.inner), events, id.clone(), last);
         Ok(stream::iter(known).chain(news).boxed())
+    }
+
+    fn begin_following(&self, id: &FeedId) -> Result<FeedRecord, FeedError> {
+        let feeds = &self.inner.feeds;
+        let _alone = feeds.alone();
+        // What finds no room is not to be followed after a restart either.
+        if !feeds.has_room(id) {
+            return Err(FeedError::TooMany);
+        }
+        let (record, _) = self.store().follow_feed(id, true)?;
+        feeds.start(self.feed_client(), id.clone())?;
+        Ok(record)
     }
 
     /// Keeps up with a feed no longer. False if it did not.
@@ -128,12 +152,19 @@ impl Node {
     /// # Errors
     /// [`FeedError::Store`], [`FeedError::Stopped`].
     pub async fn unfollow_feed(&self, id: &FeedId) -> Result<bool, FeedError> {
-        let (store, wanted) = (self.store().clone(), id.clone());
-        let (record, changed) = blocking(move || store.follow_feed(&wanted, false)).await??;
-        self.inner.feeds.end(id);
+        let (node, wanted) = (self.clone(), id.clone());
+        blocking(move || node.end_following(&wanted)).await?
+    }
+
+    fn end_following(&self, id: &FeedId) -> Result<bool, FeedError> {
+        let feeds = &self.inner.feeds;
+        let _alone = feeds.alone();
+        let (record, changed) = self.store().follow_feed(id, false)?;
+        feeds.end(id);
         if !record.own {
-            let key = id.key();
-            self.send(Command::Unserved { key }).await?;
+            let unserved = Command::Unserved { key: id.key() };
+            let sent = self.inner.commands.blocking_send(unserved);
+            sent.map_err(|_| NodeStopped)?;
         }
         Ok(changed)
     }
@@ -179,51 +210,64 @@ fn next_value(
     keys: &Keys,
     name: &str,
     content: ContentId,
-) -> Result<SignedFeed, FeedError> {
+) -> Result<TrustedFeed, FeedError> {
     let secret = &keys.publisher;
     let id = FeedId::new(secret.public(), name)?;
     let known = store.feed(&id)?.and_then(|record| record.value);
     let last = known.map_or(0, |signed| signed.claims().sequence);
     // Higher than any that this publisher signed by the clock, also where the index was lost.
     let sequence = last.saturating_add(1).max(now_unix());
-    Ok(SignedFeed::sign(
-        name,
-        sequence,
-        content,
-        now_unix(),
-        secret,
-    )?)
+    let signed = SignedFeed::sign(name, sequence, content, now_unix(), secret)?;
+    signed.verify(&id).map_err(FeedError::Refused)
 }
 
-/// Newer values of a feed, from the node's events.
+/// Newer values of a feed: from the node's events, and from its store where some of them were lost. The node can end
+/// meanwhile.
 fn updates(
+    node: Weak<Inner>,
     events: broadcast::Receiver<Event>,
     wanted: FeedId,
     last: Option<u64>,
 ) -> impl Stream<Item = Feed> + Send {
     stream::unfold(
-        (events, wanted, last),
-        |(mut events, wanted, last)| async move {
+        (node, events, wanted, last),
+        |(node, mut events, wanted, last)| async move {
             loop {
-                match events.recv().await {
-                    Ok(Event::FeedChanged(feed))
-                        if feed.id == wanted && Some(feed.sequence) > last =>
-                    {
-                        let sequence = Some(feed.sequence);
-                        return Some((feed, (events, wanted, sequence)));
-                    }
-                    // Who is slow loses some, and has the latest with the next.
-                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(broadcast::error::RecvError::Closed) => return None,
+                let feed = match events.recv().await {
+                    Ok(Event::FeedChanged(feed)) if feed.id == wanted => Some(feed),
+                    Ok(_) => None,
+                    // What was lost may be the latest, and no other may come for long.
+                    Err(RecvError::Lagged(_)) => latest(&node, &wanted).await,
+                    Err(RecvError::Closed) => return None,
+                };
+                if let Some(feed) = feed.filter(|feed| Some(feed.sequence) > last) {
+                    let sequence = Some(feed.sequence);
+                    return Some((feed, (node, events, wanted, sequence)));
                 }
             }
         },
     )
 }
 
+/// The value of a feed that a node has, if it still runs.
+async fn latest(node: &Weak<Inner>, id: &FeedId) -> Option<Feed> {
+    let store = node.upgrade()?.store.clone();
+    let wanted = id.clone();
+    match blocking(move || store.feed(&wanted)).await.ok()? {
+        Ok(record) => Some(record?.value?.claims().clone()),
+        Err(error) => {
+            tracing::warn!(feed = %id, %error, "the latest value of a feed cannot be read");
+            None
+        }
+    }
+}
+
 /// The tasks of the feeds that are followed.
 #[derive(Debug)]
 pub(super) struct Followers {
+    /// Held by those who change what this node publishes or follows, from reading to writing, on a thread that may block:
+    /// so the tasks and the store say the same, also where whoever asked for it waits no longer.
+    changing: Mutex<()>,
     tasks: Mutex<HashMap<FeedId, JoinHandle<()>>>,
     /// Counts the values that were news, for those who wait for one.
     pub(super) news: watch::Sender<u64>,
@@ -231,8 +275,21 @@ pub(super) struct Followers {
 
 impl Followers {
     pub(super) fn new(news: watch::Sender<u64>) -> Self {
-        let tasks = Mutex::default();
-        Self { tasks, news }
+        Self {
+            changing: Mutex::default(),
+            tasks: Mutex::default(),
+            news,
+        }
+    }
+
+    fn alone(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a feed can be followed, or is.
+    fn has_room(&self, id: &FeedId) -> bool {
+        let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.len() < MAX_FOLLOWED || tasks.contains_key(id)
     }
 
     fn start(&self, client: FeedClient, id: FeedId) -> Result<(), FeedError> {

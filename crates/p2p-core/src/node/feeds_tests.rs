@@ -1,9 +1,16 @@
 //! Feeds between real nodes over loopback, without a DHT.
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
+
+use futures::future::join_all;
+use tokio::sync::{mpsc, oneshot};
 
 use super::*;
-use crate::{Address, Config, DhtMode, PublisherKey};
+use crate::{
+    Address, Config, DhtMode, PublisherKey,
+    content::NodeId,
+    node::{command::COMMAND_QUEUE, event::EVENT_QUEUE, naming::Named},
+};
 
 const DEADLINE: Duration = Duration::from_secs(40);
 
@@ -179,4 +186,141 @@ async fn a_value_that_somebody_else_signed_is_not_believed() {
     for node in [liar, reader, other] {
         node.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_values_that_are_published_at_once_each_is_signed_after_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let publisher = node(dir.path(), &[]).await;
+    let contents: Vec<ContentId> = (0..8).map(|n: u32| content(&n.to_string())).collect();
+    let publishing = contents
+        .iter()
+        .map(|content| publisher.publish_feed("news", *content));
+    let mut sequences = HashSet::new();
+    for (published, content) in join_all(publishing).await.into_iter().zip(&contents) {
+        let published = published.unwrap();
+        assert_eq!(published.content, *content);
+        assert!(sequences.insert(published.sequence), "signed twice");
+    }
+    publisher.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lags_behind_the_events_has_the_latest_value_still() {
+    let dir = tempfile::tempdir().unwrap();
+    let publisher = node(dir.path(), &[]).await;
+    let id = id_of(publisher.publisher());
+    let mut values = publisher.follow_feed(&id).await.unwrap();
+    let publish = async |text: &str| publisher.publish_feed("news", content(text)).await.unwrap();
+    let lost = publish("one").await;
+    let latest = publish("two").await;
+    assert!(latest.sequence > lost.sequence);
+    for _ in 0..EVENT_QUEUE {
+        let other = Event::Unshared { id: content("x") };
+        publisher.inner.events.send(other).unwrap();
+    }
+    // The feed stays as it is: no event of its own says so again.
+    assert_eq!(next(&mut values).await, latest);
+    let newer = publish("three").await;
+    assert_eq!(next(&mut values).await, newer);
+    publisher.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_finds_no_room_is_not_kept_as_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let follower = node(dir.path(), &[]).await;
+    let feed = |n: usize| FeedId::new(follower.publisher(), format!("feed {n}")).unwrap();
+    for number in 0..MAX_FOLLOWED {
+        let task = tokio::spawn(std::future::pending::<()>());
+        let mut tasks = follower.inner.feeds.tasks.lock().unwrap();
+        tasks.insert(feed(number), task);
+    }
+    let refused = follower.follow_feed(&feed(MAX_FOLLOWED)).await;
+    assert!(matches!(refused, Err(FeedError::TooMany)));
+    assert_eq!(follower.feeds().await.unwrap(), []);
+    // One that is followed is no other, and one that is not any more makes room.
+    assert!(follower.follow_feed(&feed(0)).await.is_ok());
+    assert!(follower.unfollow_feed(&feed(0)).await.unwrap());
+    assert!(follower.follow_feed(&feed(MAX_FOLLOWED)).await.is_ok());
+    follower.shutdown().await;
+}
+
+fn is_kept_up_with(node: &Node, id: &FeedId) -> bool {
+    node.inner.feeds.tasks.lock().unwrap().contains_key(id)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn following_and_not_following_at_once_ends_as_one_of_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let follower = node(dir.path(), &[]).await;
+    let id = id_of(follower.publisher());
+    for round in 0..64 {
+        let follows = (0..4).map(|_| async { follower.follow_feed(&id).await.is_ok() });
+        let ends = (0..4).map(|_| async { follower.unfollow_feed(&id).await.is_ok() });
+        let (follows, ends) = tokio::join!(join_all(follows), join_all(ends));
+        assert!(follows.into_iter().chain(ends).all(|is_done| is_done));
+        let record = follower.store().feed(&id).unwrap().unwrap();
+        let kept_up = is_kept_up_with(&follower, &id);
+        assert_eq!(record.followed, kept_up, "round {round}");
+    }
+    follower.shutdown().await;
+}
+
+fn stranger(number: u16) -> NodeId {
+    let mut bytes = [&[0, 36, 8, 1, 18, 32][..], &[9; 32]].concat();
+    bytes[6..8].copy_from_slice(&number.to_be_bytes());
+    NodeId::from_bytes(&bytes).unwrap()
+}
+
+/// Names peers as the driver does, all in one go.
+fn name(numbers: std::ops::Range<u16>, found: &mpsc::Sender<Named>) {
+    for number in numbers {
+        let (reply, connected) = oneshot::channel();
+        reply.send(Ok(())).unwrap();
+        let peer = stranger(number);
+        let _ = found.try_send(Named { peer, connected });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_many_connected_peers_those_whom_the_dht_names_are_asked_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path(), &[]).await;
+    let (commands, mut wishes) = mpsc::channel(COMMAND_QUEUE);
+    let client = FeedClient {
+        commands: commands.downgrade(),
+        ..node.feed_client()
+    };
+    let id = id_of(node.publisher());
+    let asking = async {
+        let told = client.ask_around(&id, DEADLINE).await;
+        drop(commands);
+        told
+    };
+    let driver = async {
+        let (mut asked, mut dht) = (HashSet::new(), None);
+        while let Some(command) = wishes.recv().await {
+            match command {
+                Command::Search { found, .. } => {
+                    name(0..256, &found);
+                    dht = Some(found);
+                }
+                Command::Ask { peer, .. } => {
+                    asked.insert(peer);
+                    // The DHT takes longer, and ends then.
+                    if let Some(found) = dht.take() {
+                        name(256..288, &found);
+                    }
+                }
+                _ => {}
+            }
+        }
+        asked
+    };
+    let (told, asked) = tokio::join!(asking, driver);
+    assert_eq!(told.unwrap(), []);
+    let all: HashSet<NodeId> = (0..288).map(stranger).collect();
+    assert_eq!(asked, all);
+    node.shutdown().await;
 }

@@ -1,13 +1,13 @@
 //! The gate before everything that is answered or served: whether this peer may have this content.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use crate::{
     audience::{Asker, Audience, Restrictions},
-    content::ContentId,
+    content::{ContentId, Kind},
     store::{ShareRecord, Store, StoreError},
 };
 
@@ -16,15 +16,41 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Gate(RwLock<Restrictions>);
 
+/// A restriction that ends when this is dropped.
+pub(super) struct Hold<'a> {
+    gate: &'a Gate,
+    number: u64,
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.gate.write().release(self.number);
+    }
+}
+
 impl Gate {
-    /// With the restrictions of the shares that there are.
-    pub(super) fn of<'a>(shares: impl IntoIterator<Item = (&'a Path, &'a ShareRecord)>) -> Self {
+    /// With the restrictions of the shares that there are, and of what was about to be shared.
+    pub(super) fn of(store: &Store, shares: &[(PathBuf, ShareRecord)]) -> Result<Self, StoreError> {
         let mut restrictions = Restrictions::default();
         for (path, share) in shares {
             restrictions.set(path, share.audience.clone());
-            restrictions.add(share.id, path);
+            if share.audience == Audience::Everyone {
+                continue;
+            }
+            // What lies in the share is judged by its path.
+            let copied = || {
+                store
+                    .place(share.id)
+                    .map(|at| at == Some(store.object_path(share.id)))
+            };
+            if share.kind == Kind::Collection || copied()? {
+                restrictions.add(share.id, path);
+            }
         }
-        Self(RwLock::new(restrictions))
+        for (path, audience) in store.begun()? {
+            restrictions.set(&path, audience);
+        }
+        Ok(Self(RwLock::new(restrictions)))
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Restrictions> {
@@ -50,9 +76,15 @@ impl Gate {
         self.write().add(id, path);
     }
 
-    /// This content belongs to no share any more.
-    pub(super) fn remove(&self, id: ContentId) {
-        self.write().remove(id);
+    /// This content does not belong to the share at `path` any more.
+    pub(super) fn remove(&self, id: ContentId, path: &Path) {
+        self.write().remove(id, path);
+    }
+
+    /// What is shared at this path is for these, too, as long as what is returned lives.
+    pub(super) fn hold(&self, path: &Path, audience: Audience) -> Hold<'_> {
+        let number = self.write().hold(path, audience);
+        Hold { gate: self, number }
     }
 
     /// Whether a peer may have a content, as far as it is here.
@@ -62,30 +94,24 @@ impl Gate {
         id: ContentId,
         asker: &Asker,
     ) -> Result<bool, StoreError> {
-        self.judge(
-            store,
-            id,
-            |restrictions, path| restrictions.allow(path, asker),
-            |audience| audience.includes(asker),
-        )
+        self.judge(store, id, |audience| audience.includes(asker))
     }
 
     /// Whether everyone may have a content: only then is it announced.
     pub(crate) fn is_open(&self, store: &Store, id: ContentId) -> Result<bool, StoreError> {
-        self.judge(store, id, Restrictions::is_open, |_| false)
+        self.judge(store, id, |_| false)
     }
 
     /// Whether everyone may have what lies at a path.
     pub(super) fn is_open_at(&self, path: &Path) -> bool {
-        self.read().is_open(path)
+        self.read().at(path).next().is_none()
     }
 
     fn judge(
         &self,
         store: &Store,
         id: ContentId,
-        by_path: impl FnOnce(&Restrictions, &Path) -> bool,
-        by_audience: impl FnOnce(&Audience) -> bool,
+        includes: impl Fn(&Audience) -> bool,
     ) -> Result<bool, StoreError> {
         if self.is_idle() {
             return Ok(true);
@@ -97,10 +123,8 @@ impl Gate {
             None => store.place(id)?,
         };
         let restrictions = self.read();
-        if let Some(audience) = restrictions.of_id(id) {
-            return Ok(by_audience(audience));
-        }
-        Ok(place.is_none_or(|path| by_path(&restrictions, &path)))
+        let by_place = place.iter().flat_map(|path| restrictions.at(path));
+        Ok(restrictions.of_id(id).chain(by_place).all(includes))
     }
 }
 

@@ -226,3 +226,129 @@ async fn copies_bytes_and_watched_folders_are_restricted_as_well() {
     }
     house.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_appears_later_is_for_those_it_was_to_be_for() {
+    let house = House::new().await;
+    let later = house.dir.path().join("later");
+    let share = house.source.share(&later).watch(true);
+    let missing = share.audience(house.friends()).await;
+    assert!(
+        matches!(missing, Err(crate::ShareError::Import(_))),
+        "{missing:?}"
+    );
+    fs::write(&later, "not there yet").unwrap();
+    let appears = async {
+        while house.source.shares().await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, appears).await.unwrap();
+    let id = ContentId::of(b"not there yet");
+    assert!(house.get(&house.stranger, id, "stolen").await.is_err());
+    house.get(&house.friend, id, "copy").await.unwrap();
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_that_fails_leaves_nothing_behind() {
+    let house = House::new().await;
+    let folder = house.dir.path().join("folder");
+    let share = house.source.share(&folder).audience(house.friends());
+    let failed = share.name("a/b").await;
+    assert!(
+        matches!(failed, Err(crate::ShareError::Name(_))),
+        "{failed:?}"
+    );
+    assert!(house.source.contents().await.unwrap().is_empty());
+    assert!(house.get(&house.stranger, file(0), "stolen").await.is_err());
+    // What another share lists stays, and is for everyone again.
+    house.source.share(&folder).await.unwrap();
+    let share = house.source.share(&folder).audience(house.friends());
+    assert!(share.name("a/b").await.is_err());
+    house.get(&house.stranger, file(0), "first").await.unwrap();
+    house.stop().await;
+}
+
+/// As if the node had been killed while it hashed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_being_shared_stays_restricted_after_a_restart() {
+    let mut house = House::new().await;
+    let folder = fs::canonicalize(house.dir.path().join("folder")).unwrap();
+    let (at, audience) = (folder.clone(), house.friends());
+    let hashing = house.source.with_store(move |store| {
+        store.begin_share(&at, audience).unwrap();
+        let cancel = std::sync::atomic::AtomicBool::new(false);
+        let progress = crate::store::Progress::new(&|_, _| {}, &cancel);
+        store.import_tree(&at, &progress).unwrap();
+    });
+    hashing.await.unwrap();
+    let data = house.dir.path().join("source");
+    house.source.shutdown().await;
+    house.source = Node::start(config(&data, Vec::new())).await.unwrap();
+    let address = house.source.addresses()[0].clone();
+    for node in [&house.friend, &house.stranger] {
+        node.connect(address.clone()).await.unwrap();
+    }
+    assert!(house.get(&house.stranger, file(0), "stolen").await.is_err());
+    house.get(&house.friend, file(0), "first").await.unwrap();
+    // Not to share it after all is to forget it.
+    let unshared = house.source.unshare(ShareRef::Path(folder.clone())).await;
+    assert!(
+        matches!(unshared, Err(crate::ShareError::NotShared(_))),
+        "{unshared:?}"
+    );
+    assert!(house.get(&house.friend, file(1), "second").await.is_err());
+    house.source.share(&folder).await.unwrap();
+    house.get(&house.stranger, file(1), "third").await.unwrap();
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_shares_of_the_same_the_one_that_is_left_counts() {
+    let house = House::new().await;
+    let folder = house.dir.path().join("folder");
+    let twin = house.dir.path().join("twin");
+    fs::create_dir(&twin).unwrap();
+    for (path, text) in FILES {
+        let path = twin.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text.repeat(100_000)).unwrap();
+    }
+    let share = house.source.share(&folder).audience(house.friends());
+    let first = share.await.unwrap();
+    let share = house.source.share(&twin).audience(house.friends());
+    let second = share.await.unwrap();
+    assert_eq!(first.id, second.id);
+    let unshared = house.source.unshare(ShareRef::Path(second.path)).await;
+    assert_eq!(unshared.unwrap().len(), 1);
+    assert!(
+        house
+            .get(&house.stranger, first.id, "stolen")
+            .await
+            .is_err()
+    );
+
+    // One that was for everyone ends: it is in no catalog any more.
+    house.source.share(&twin).await.unwrap();
+    assert_eq!(
+        house
+            .stranger
+            .catalog(house.source.id())
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    house.source.unshare(ShareRef::Path(twin)).await.unwrap();
+    assert!(
+        house
+            .stranger
+            .catalog(house.source.id())
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    house.get(&house.friend, first.id, "copy").await.unwrap();
+    house.stop().await;
+}

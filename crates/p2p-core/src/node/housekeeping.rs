@@ -43,26 +43,16 @@ impl Driver {
         if surplus == 0 {
             return;
         }
-        for peer in self.hands.peers.idle().into_iter().take(surplus) {
+        // A relay that keeps a place for us sends nothing, and is how others meet us.
+        let idle = self.hands.peers.idle(|peer| self.relays.is_place(peer));
+        for peer in idle.into_iter().take(surplus) {
             self.hands.net.disconnect(peer);
         }
     }
 
     /// Bootstrap peers and neighbours that are not connected are tried again.
     fn dial_lost(&mut self) {
-        let lost: Vec<NodeId> = self
-            .hands
-            .peers
-            .list()
-            .into_iter()
-            .filter(|info| !self.hands.peers.is_connected(info.peer))
-            .filter(|info| {
-                info.found.contains(&FoundBy::Bootstrap) || info.found.contains(&FoundBy::Mdns)
-            })
-            .map(|info| info.peer)
-            .take(MAX_REDIALS)
-            .collect();
-        for peer in lost {
+        for peer in self.hands.peers.next_lost(MAX_REDIALS) {
             let addresses = self.hands.peers.addresses(peer).to_vec();
             self.hands.net.dial(peer, &addresses);
         }

@@ -1,6 +1,7 @@
 //! The work of sharing: hash, sign, remember. Blocks.
 
 use std::{
+    cell::RefCell,
     fmt,
     path::{Path, PathBuf},
     sync::{
@@ -12,11 +13,11 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{driver::clock, error::ShareError, gate::Gate, keys::Keys};
+use super::{driver::clock, error::ShareError, gate::Gate, inventory::forget_strays, keys::Keys};
 use crate::{
     audience::Audience,
     content::{Collection, ContentId, Entry, Kind, SignedManifest},
-    store::{Imported, Look, Progress, ShareRecord, Store},
+    store::{ImportError, Imported, Look, Progress, ShareRecord, Store, StoreError},
 };
 
 /// Told bytes hashed and bytes to hash.
@@ -62,6 +63,8 @@ pub(super) struct Import {
     pub(super) gate: Arc<Gate>,
     pub(super) on_progress: OnProgress,
     pub(super) cancel: CancelOnDrop,
+    /// What this has put into the store that lies in no share.
+    pub(super) copies: RefCell<Vec<ContentId>>,
 }
 
 /// A file or folder that is in the store.
@@ -96,26 +99,69 @@ pub(super) struct Made {
 }
 
 impl Import {
-    /// Restricts the share first if it is not for everyone, and opens it last if it is.
+    /// Restricts the share first if it is not for everyone, which the index remembers, and opens it last if it is.
     pub(super) fn run(self) -> Result<Made, ShareError> {
         let path = match &self.source {
             Source::Path(path) => std::fs::canonicalize(path).unwrap_or_else(|_| path.clone()),
             Source::Bytes(bytes) => self.store.object_path(ContentId::of(bytes)),
         };
         if self.audience != Audience::Everyone {
+            self.store.begin_share(&path, self.audience.clone())?;
             self.gate.set(&path, self.audience.clone());
         }
         let made = self.import(&path);
-        let audience = match &made {
-            Ok(_) => self.audience,
-            // It is as it was before.
-            Err(_) => {
-                let before = self.store.share(&path)?;
-                before.map_or(Audience::Everyone, |share| share.audience)
+        match &made {
+            Ok(_) => self.gate.set(&path, self.audience),
+            Err(ShareError::Import(ImportError::NotFound { .. })) if self.watch => {
+                self.expect(&path)?;
             }
-        };
-        self.gate.set(&path, audience);
+            Err(_) if self.audience != Audience::Everyone => self.undo(&path)?,
+            Err(_) => {}
+        }
         made
+    }
+
+    /// It is shared when it appears; if it was there before, as is asked for now.
+    fn expect(&self, path: &Path) -> Result<(), StoreError> {
+        if let Some(before) = self.store.share(path)? {
+            let record = ShareRecord {
+                name: self.name.clone().unwrap_or_else(|| name_of(path)),
+                unlisted: self.unlisted,
+                watched: true,
+                keep: self.keep,
+                audience: self.audience.clone(),
+                ..before
+            };
+            self.store.add_share(path, &record)?;
+            self.gate.set(path, self.audience.clone());
+        }
+        Ok(())
+    }
+
+    /// Forgets what was hashed for a share that did not come to be, and has the gate be as it was before.
+    fn undo(&self, path: &Path) -> Result<(), StoreError> {
+        for id in self.copies.take() {
+            if self.store.shares_of(id)?.is_empty() {
+                self.store.forget(id, false)?;
+            }
+        }
+        forget_strays(&self.store, path)?;
+        let before = self.store.share(path)?;
+        let audience = before.map_or(Audience::Everyone, |share| share.audience);
+        self.store.end_begun(path)?;
+        self.gate.set(path, audience);
+        Ok(())
+    }
+
+    /// A copy or a listing, which lies in no share, is about to be in the store.
+    fn expect_copy(&self, id: ContentId, path: &Path) -> Result<(), StoreError> {
+        if self.audience != Audience::Everyone {
+            self.gate.add(id, path);
+            if self.store.info(id)?.is_none() {
+                self.copies.borrow_mut().push(id);
+            }
+        }
+        Ok(())
     }
 
     fn import(&self, path: &Path) -> Result<Made, ShareError> {
@@ -123,11 +169,14 @@ impl Import {
         let hashed = match &self.source {
             Source::Path(_) if path.is_dir() => self.folder(&path)?,
             Source::Path(_) => self.file(&path)?,
-            Source::Bytes(bytes) => Hashed::of_file(Imported {
-                id: self.store.put_object(bytes)?,
-                size: bytes.len() as u64,
-                attributes: None,
-            }),
+            Source::Bytes(bytes) => {
+                self.expect_copy(ContentId::of(bytes), &path)?;
+                Hashed::of_file(Imported {
+                    id: self.store.put_object(bytes)?,
+                    size: bytes.len() as u64,
+                    attributes: None,
+                })
+            }
         };
         let name = self.name.clone().unwrap_or_else(|| name_of(&path));
         let content = hashed.content.with_attributes_if(self.keep);
@@ -156,7 +205,7 @@ impl Import {
         let content = if self.copy {
             if self.audience != Audience::Everyone {
                 // The copy does not lie where the file does, and can be asked for as soon as it is there.
-                self.gate.add(self.store.hash(path, &progress)?, path);
+                self.expect_copy(self.store.hash(path, &progress)?, path)?;
             }
             self.store.copy_in(path, &progress)?
         } else {
@@ -183,9 +232,7 @@ impl Import {
         let ids = entries.iter().map(|entry| entry.content).collect();
         let collection = Collection::from_entries(entries)?;
         let bytes = collection.encode();
-        if self.audience != Audience::Everyone {
-            self.gate.add(ContentId::of(&bytes), path);
-        }
+        self.expect_copy(ContentId::of(&bytes), path)?;
         Ok(Hashed {
             kind: Kind::Collection,
             content: Imported {

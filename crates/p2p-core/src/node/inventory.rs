@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
@@ -88,12 +88,17 @@ pub(super) fn unshare(
     };
     let mut ended = Vec::new();
     for (path, share) in named(store, what)? {
-        store.remove_share(&path)?;
         let size = store.info(share.id)?.map_or(0, |info| info.size);
-        let is_last = store.shares_of(share.id)?.is_empty();
-        let gone = is_last
-            .then(|| forget_unshared(store, share.id, share.kind))
-            .transpose()?;
+        let is_last = store.shares_of(share.id)?.len() <= 1;
+        let gone = if is_last {
+            // Its record goes with the last of its contents: until then, also after a crash, it is for whom it was.
+            let gone = forget_unshared(store, share.id, share.kind)?;
+            store.remove_share(&path)?;
+            Some(gone)
+        } else {
+            store.remove_share(&path)?;
+            None
+        };
         let info = ShareInfo {
             id: share.id,
             path,
@@ -124,7 +129,7 @@ fn named(store: &Store, what: &ShareRef) -> Result<Vec<(PathBuf, ShareRecord)>, 
     paths.extend(std::fs::canonicalize(path).ok().filter(|real| real != path));
     let mut found = Vec::new();
     for path in paths {
-        found.extend(store.share_at(&path)?.map(|share| (path, share)));
+        found.extend(store.share(&path)?.map(|share| (path, share)));
     }
     Ok(found)
 }
@@ -200,6 +205,23 @@ pub(super) fn forget_unshared(
     }
     store.forget(id, false)?;
     Ok(gone)
+}
+
+/// Forgets what was hashed at and below a path for a share that did not come to be, or is no more: what is nowhere else, and
+/// neither shared nor listed by a share around it.
+pub(super) fn forget_strays(store: &Store, path: &Path) -> Result<(), StoreError> {
+    let mut kept = BTreeSet::new();
+    for (at, share) in store.shares()? {
+        kept.insert(share.id);
+        if path.starts_with(&at) || at.starts_with(path) {
+            let entries = entries_here(store, share.id)?;
+            kept.extend(entries.into_iter().map(|entry| entry.content));
+        }
+    }
+    let mut strays = store.only_at(path)?;
+    strays.retain(|id| !kept.contains(id));
+    store.forget_all(&strays, false)?;
+    Ok(())
 }
 
 /// The next of the contents that are offered to everyone (shared, of a shared folder, or fetched), and after which there

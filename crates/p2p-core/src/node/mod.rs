@@ -35,6 +35,7 @@ mod reader;
 mod serving;
 mod share;
 mod status;
+mod unsharing;
 mod upload;
 
 use std::{
@@ -470,7 +471,7 @@ impl Opened {
         let ours = keys.publisher();
         let mut watched = Vec::new();
         let shares = store.shares()?;
-        let gate = Gate::of(shares.iter().map(|(path, share)| (path.as_path(), share)));
+        let gate = Gate::of(&store, &shares)?;
         for (path, share) in shares {
             if !share.unlisted {
                 let signed = store.manifests(share.id)?.into_iter();

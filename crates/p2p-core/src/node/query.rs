@@ -8,14 +8,13 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     Node, NodeStopped, blocking,
     command::Command,
-    error::{FetchError, NodeError, ShareError},
+    error::{FetchError, NodeError},
     fetch::{FetchTarget, Outcome},
-    inventory::{PAGE, describe, remove, share_infos, unshare},
-    share::{Announcement, ShareInfo, ShareRef, ShareState},
+    inventory::{PAGE, describe, remove, share_infos},
+    share::{Announcement, ShareInfo, ShareState},
 };
 use crate::{
     announce::Announced,
-    audience::Audience,
     content::{
         Collection, ContentId, Entry, Kind, NodeId, Provider, PublisherKey, SignedManifest, Ticket,
         TrustPolicy,
@@ -157,38 +156,6 @@ impl Node {
             }
         }
         Ok(infos)
-    }
-
-    /// Shares something no longer: it is not announced, shown or served any more. The files stay.
-    ///
-    /// # Errors
-    /// If it was not shared, or the index cannot be written.
-    pub async fn unshare(&self, what: ShareRef) -> Result<Vec<ShareInfo>, ShareError> {
-        let ended = self
-            .with_store(move |store| unshare(store, &what))
-            .await??;
-        for (info, gone) in &ended {
-            if let Some(entries) = gone {
-                self.send(Command::Unshared { id: info.id }).await?;
-                let ids = entries.clone();
-                self.send(Command::Withdrawn { ids }).await?;
-            } else if !self.is_listed(info.id).await? {
-                self.send(Command::Hidden { id: info.id }).await?;
-            }
-        }
-        let ended: Vec<ShareInfo> = ended.into_iter().map(|(info, _)| info).collect();
-        for info in &ended {
-            self.gate().set(&info.path, Audience::Everyone);
-        }
-        let paths: Vec<PathBuf> = ended.iter().map(|info| info.path.clone()).collect();
-        self.unfollow(paths).await?;
-        Ok(ended)
-    }
-
-    /// Whether one of the shares of a content may be seen by everyone.
-    async fn is_listed(&self, id: ContentId) -> Result<bool, ShareError> {
-        let shares = self.with_store(move |store| store.shares_of(id)).await??;
-        Ok(shares.iter().any(|(_, share)| !share.unlisted))
     }
 
     /// How many shares there are.

@@ -1,6 +1,6 @@
 //! Sharing a file or folder: hash, sign, remember, announce.
 
-use std::{fmt, future::IntoFuture, path::PathBuf, sync::Arc, time::Duration};
+use std::{cell::RefCell, fmt, future::IntoFuture, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -234,6 +234,7 @@ impl Share {
             gate: Arc::clone(node.gate()),
             on_progress: self.on_progress,
             cancel: CancelOnDrop::default(),
+            copies: RefCell::default(),
         };
         let cancel = import.cancel.clone();
         let unlisted = self.unlisted;

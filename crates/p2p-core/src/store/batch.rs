@@ -8,13 +8,13 @@ use redb::{ReadableTable, WriteTransaction};
 use super::IndexError;
 use super::database::{OpenDatabase, guarded};
 use super::index::{
-    CONTENTS, COPIES, FEEDS, HELD, Index, MANIFESTS, OUTLINES, PATHS, PINS, SHARED, SHARES, Table,
-    copy_key, keys_of, manifest_key, outline_key, parsed,
+    BEGUN, CONTENTS, COPIES, FEEDS, HELD, Index, MANIFESTS, OUTLINES, PATHS, PINS, SHARED, SHARES,
+    Table, copy_key, keys_of, manifest_key, outline_key, parsed,
 };
 use super::outline::TOP;
 use super::record::{
-    ContentRecord, FeedRecord, HeldRecord, PathRecord, PinRecord, Record, ShareRecord, Totals,
-    manifest_value, outline_value,
+    BegunRecord, ContentRecord, FeedRecord, HeldRecord, PathRecord, PinRecord, Record, ShareRecord,
+    Totals, manifest_value, outline_value,
 };
 use super::totals::keep_totals;
 use crate::content::{ChainingValue, ContentId, PublisherKey};
@@ -367,7 +367,16 @@ impl<'a> Batch<'a> {
         if let Some(old) = old.filter(|old| old.id != share.id) {
             self.remove(SHARED, &copy_key(old.id, path))?;
         }
+        self.remove(BEGUN, path)?;
         self.insert(SHARED, &copy_key(share.id, path), &[])
+    }
+
+    pub(super) fn put_begun(&mut self, path: &[u8], begun: &BegunRecord) -> Result<(), IndexError> {
+        self.insert(BEGUN, path, &begun.to_value())
+    }
+
+    pub(super) fn remove_begun(&mut self, path: &[u8]) -> Result<(), IndexError> {
+        self.remove(BEGUN, path)
     }
 
     pub(super) fn remove_share(&mut self, path: &[u8]) -> Result<Option<ShareRecord>, IndexError> {
@@ -376,6 +385,7 @@ impl<'a> Batch<'a> {
             self.remove(SHARED, &copy_key(old.id, path))?;
         }
         self.remove(SHARES, path)?;
+        self.remove(BEGUN, path)?;
         Ok(old)
     }
 }

@@ -17,8 +17,8 @@ use super::batch::Batch;
 use super::database::{OpenDatabase, guarded, is_damage, open_database, opened};
 use super::fs::{Access, FileSystem};
 use super::record::{
-    ContentRecord, FeedRecord, HeldRecord, PathRecord, PinRecord, Record, ShareRecord, Totals,
-    manifest_bytes, outline_values,
+    BegunRecord, ContentRecord, FeedRecord, HeldRecord, PathRecord, PinRecord, Record, ShareRecord,
+    Totals, manifest_bytes, outline_values,
 };
 use super::shared::Guarded;
 use super::totals::totals;
@@ -34,15 +34,16 @@ pub(super) const OUTLINES: Table = TableDefinition::new("outlines");
 pub(super) const HELD: Table = TableDefinition::new("held");
 pub(super) const MANIFESTS: Table = TableDefinition::new("manifests");
 pub(super) const SHARES: Table = TableDefinition::new("shares");
+pub(super) const BEGUN: Table = TableDefinition::new("begun");
 pub(super) const PINS: Table = TableDefinition::new("pins");
 pub(super) const SHARED: Table = TableDefinition::new("shared");
 pub(super) const TOTALS: Table = TableDefinition::new("totals");
 pub(super) const ANNOUNCED: Table = TableDefinition::new("announced");
 pub(super) const FEEDS: Table = TableDefinition::new("feeds");
 /// All of them.
-const TABLES: [Table; 12] = [
+const TABLES: [Table; 13] = [
     CONTENTS, PATHS, COPIES, OUTLINES, HELD, MANIFESTS, SHARES, PINS, SHARED, TOTALS, ANNOUNCED,
-    FEEDS,
+    FEEDS, BEGUN,
 ];
 /// The key of the only record in `totals`.
 pub(super) const ALL: &[u8] = &[];
@@ -306,6 +307,12 @@ impl Index {
 
     pub(super) fn share(&self, path: &[u8]) -> Result<Option<ShareRecord>, IndexError> {
         self.value(SHARES, path, ShareRecord::from_value)
+    }
+
+    pub(super) fn begun(&self) -> Result<Vec<(PathBuf, BegunRecord)>, IndexError> {
+        self.list(BEGUN, None, |key, value| {
+            Some((files::from_bytes(key), BegunRecord::from_value(value)?))
+        })
     }
 
     pub(super) fn feeds(&self) -> Result<Vec<FeedRecord>, IndexError> {

@@ -47,6 +47,7 @@ mod part;
 mod pins;
 mod record;
 mod shared;
+mod shares;
 mod space;
 mod stat;
 #[cfg(test)]
@@ -339,90 +340,6 @@ impl Store {
             .stamp(&path)
             .is_ok_and(|stamp| stamp == known.stamp);
         Ok(untouched.then(|| Content::of_file(&self.shared, id, geometry, path, known.stamp)))
-    }
-
-    /// Shares `path` again under a record, or for the first time. The record is about the path, so one content may
-    /// be shared from several.
-    ///
-    /// # Errors
-    /// [`StoreError::Index`], [`StoreError::NoSpace`].
-    pub fn add_share(&self, path: &Path, share: &ShareRecord) -> Result<(), StoreError> {
-        let mut batch = self.shared.index.write(true)?;
-        batch.put_share(&files::to_bytes(path), share)?;
-        Ok(batch.commit()?)
-    }
-
-    /// Forgets the share at `path`; the content itself stays known until [`Store::forget`]. Returns what it was.
-    ///
-    /// # Errors
-    /// [`StoreError::Index`], [`StoreError::NoSpace`].
-    pub fn remove_share(&self, path: &Path) -> Result<Option<ShareRecord>, StoreError> {
-        let mut batch = self.shared.index.write(true)?;
-        let removed = batch.remove_share(&files::to_bytes(path))?;
-        batch.commit()?;
-        self.shared.queue.lock().clear();
-        Ok(removed)
-    }
-
-    /// What is shared at a path.
-    ///
-    /// # Errors
-    /// [`StoreError::Index`].
-    pub fn share(&self, path: &Path) -> Result<Option<ShareRecord>, StoreError> {
-        Ok(self.shared.index.share(&files::to_bytes(path))?)
-    }
-
-    /// Puts another record in the place of the one that a share had `before`. False, and nothing is done, if it is
-    /// another by now.
-    ///
-    /// # Errors
-    /// [`StoreError::Index`], [`StoreError::NoSpace`].
-    pub fn replace_share(
-        &self,
-        path: &Path,
-        before: Option<ContentId>,
-        share: &ShareRecord,
-    ) -> Result<bool, StoreError> {
-        let path = files::to_bytes(path);
-        let mut batch = self.shared.index.write(true)?;
-        if batch.share(&path)?.map(|now| now.id) != before {
-            return Ok(false);
-        }
-        batch.put_share(&path, share)?;
-        batch.commit()?;
-        Ok(true)
-    }
-
-    /// All shares, by path.
-    ///
-    /// # Errors
-    /// [`StoreError::Index`].
-    pub fn shares(&self) -> Result<Vec<(PathBuf, ShareRecord)>, StoreError> {
-        Ok(self.shared.index.shares()?)
-    }
-
-    /// The shares of one content.
-    ///
-    /// # Errors
-    /// [`StoreError::Index`].
-    pub fn shares_of(&self, id: ContentId) -> Result<Vec<(PathBuf, ShareRecord)>, StoreError> {
-        Ok(self.shared.index.shares_of(id)?)
-    }
-
-    /// What is shared at a path.
-    ///
-    /// # Errors
-    /// [`StoreError::Index`].
-    pub fn share_at(&self, path: &Path) -> Result<Option<ShareRecord>, StoreError> {
-        Ok(self.shared.index.share(&files::to_bytes(path))?)
-    }
-
-    /// How many shares there are.
-    ///
-    /// # Errors
-    /// [`StoreError::Index`].
-    pub fn share_count(&self) -> Result<u64, StoreError> {
-        Ok(self.shared.index.share_count()?)
     }
 
     /// Keeps a signed manifest, one for each publisher of the content and four at most. When there are four of other

@@ -109,6 +109,13 @@ pub struct ShareRecord {
     pub audience: Audience,
 }
 
+/// Table `begun`: path → whom what is being shared there is to be for. Until there is a record of the share, what was hashed
+/// of it is for nobody else.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct BegunRecord {
+    pub(super) audience: Audience,
+}
+
 /// Table `feeds`: the key of a feed → this. The highest sequence that was ever seen, so that none goes back.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct FeedRecord {
@@ -210,6 +217,16 @@ fn checked(value: &[u8]) -> Option<&[u8]> {
 }
 
 impl Record for ShareRecord {
+    fn to_value(&self) -> Vec<u8> {
+        versioned(&encode(self))
+    }
+
+    fn from_value(value: &[u8]) -> Option<Self> {
+        decode::<Self, RECORD_LIMIT>(body(value)?).ok()
+    }
+}
+
+impl Record for BegunRecord {
     fn to_value(&self) -> Vec<u8> {
         versioned(&encode(self))
     }
@@ -364,6 +381,8 @@ mod tests {
         };
         let peer = format!("26002408011220{}", "09".repeat(32));
         holds(&share, &format!("01{ids}01016e000701000201{peer}"));
+        let audience = Audience::Lan;
+        holds(&BegunRecord { audience }, "0101");
         holds(&PinRecord { added: 300 }, "01fb2c01");
         let secret = crate::content::PublisherSecret::from_bytes([7; 32]);
         let signed = SignedFeed::sign("n", 9, id, 7, &secret).unwrap();

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     content::ContentId,
-    store::{State, Store},
+    store::{ShareRecord, State, Store},
     watch::{Looked, Watch, Work},
 };
 
@@ -151,6 +151,14 @@ struct Standing {
     id: Option<ContentId>,
     /// It is gone, and its contents are not announced.
     withdrawn: bool,
+    /// Set when it is followed no longer, for a look that is under way.
+    ended: Arc<AtomicBool>,
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What the thread owns.
@@ -238,6 +246,7 @@ impl Following {
         let known = self.store.share(&path).ok().flatten();
         let standing = Standing {
             withdrawn: false,
+            ended: Arc::default(),
             followed: share,
             id: known.map(|share| share.id),
         };
@@ -331,6 +340,7 @@ impl Following {
             return;
         };
         let (followed, withdrawn) = (standing.followed.clone(), standing.withdrawn);
+        let ended = Arc::clone(&standing.ended);
         if work.is_scan() {
             self.listen(&work.share, now);
         }
@@ -351,6 +361,7 @@ impl Following {
                     gone: &gone,
                     withdrawn,
                     cancel: &cancel,
+                    ended: &ended,
                 };
                 let result = Box::new(update.run());
                 if let Err(error) = store.forget_gone(&forget) {
@@ -428,8 +439,15 @@ impl Following {
                 standing.id = Some(id);
                 standing.withdrawn = false;
                 standing.followed.expected = false;
-                let unlisted = standing.followed.unlisted;
-                let audience = standing.followed.audience.clone();
+                let record = self.store.share(path).ok().flatten();
+                let Some(record) = record.filter(|record| record.id == id) else {
+                    // Shared anew or no longer since: that was told.
+                    self.command(Command::Withdrawn { ids: removed });
+                    return;
+                };
+                let ShareRecord {
+                    unlisted, audience, ..
+                } = record;
                 self.command(Command::Renewed {
                     before,
                     manifest: Box::new(manifest),

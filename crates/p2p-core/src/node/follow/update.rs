@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     io,
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
+    sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
@@ -16,7 +16,7 @@ use crate::{
         error::ShareError,
         gate::Gate,
         importing::{entries_of, name_of, now_unix, sign},
-        inventory::entries_here,
+        inventory::{entries_here, forget_strays},
         keys::Keys,
     },
     store::{Imported, Look, Progress, ShareRecord, Store, Tree},
@@ -83,6 +83,8 @@ pub(super) struct Update<'a> {
     /// Everything was withdrawn and is to be announced again.
     pub(super) withdrawn: bool,
     pub(super) cancel: &'a AtomicBool,
+    /// It is followed no longer.
+    pub(super) ended: &'a AtomicBool,
 }
 
 /// What a share is now.
@@ -94,7 +96,26 @@ struct Form {
 }
 
 impl Update<'_> {
+    /// What is hashed is for those whom the share is for, whatever becomes of it meanwhile; and is forgotten if it is shared
+    /// no longer.
     pub(super) fn run(&self) -> Result<(Outcome, Looked), ShareError> {
+        let Followed { path, audience, .. } = self.followed;
+        let restricts = *audience != Audience::Everyone;
+        let _hold = restricts.then(|| self.gate.hold(path, audience.clone()));
+        let result = self.look_and_renew();
+        if self.is_ended()? {
+            forget_strays(self.store, path)?;
+            return Ok((Outcome::Ended, Looked::default()));
+        }
+        result
+    }
+
+    fn is_ended(&self) -> Result<bool, ShareError> {
+        let expected = self.followed.expected && !self.ended.load(Ordering::Relaxed);
+        Ok(!expected && self.store.share(&self.followed.path)?.is_none())
+    }
+
+    fn look_and_renew(&self) -> Result<(Outcome, Looked), ShareError> {
         let path = &self.followed.path;
         let before = self.store.share(path)?;
         if before.is_none() && !self.followed.expected {
@@ -241,15 +262,9 @@ impl Update<'_> {
 
     /// Signs the new form and has the share be that.
     fn renew(&self, before: Option<ShareRecord>, form: Form) -> Result<Outcome, ShareError> {
-        let Followed {
-            path,
-            name,
-            unlisted,
-            keep,
-            audience,
-            ..
-        } = self.followed;
-        let name = name.clone().unwrap_or_else(|| name_of(path));
+        let path = &self.followed.path;
+        let name = self.followed.name.clone();
+        let name = name.unwrap_or_else(|| name_of(path));
         let id = form.content.id;
         let was = before.as_ref().map(|before| before.id);
         if was == Some(id) && !self.withdrawn {
@@ -260,18 +275,14 @@ impl Update<'_> {
             id,
             kind: form.kind,
             name,
-            unlisted: *unlisted,
-            added: before.as_ref().map_or_else(now_unix, |before| before.added),
-            watched: true,
-            keep: *keep,
-            audience: audience.clone(),
+            ..before
+                .clone()
+                .unwrap_or_else(|| self.first_record(id, form.kind))
         };
-        if !self.store.replace_share(path, was, &record)? {
+        let is_ended = before.is_none() && self.ended.load(Ordering::Relaxed);
+        if is_ended || !self.store.replace_share(path, before.as_ref(), &record)? {
             // Shared anew, or no longer, while this was hashed.
-            return Ok(match self.store.share(path)? {
-                Some(_) => Outcome::Same,
-                None => Outcome::Ended,
-            });
+            return Ok(Outcome::Same);
         }
         let mut removed = form.removed;
         removed.retain(|gone| *gone != id);
@@ -281,7 +292,7 @@ impl Update<'_> {
             && self.store.shares_of(before.id)?.is_empty()
         {
             self.store.forget(before.id, false)?;
-            self.gate.remove(before.id);
+            self.gate.remove(before.id, path);
         }
         Ok(Outcome::Renewed(Box::new(Renewed {
             before: was,
@@ -289,6 +300,20 @@ impl Update<'_> {
             added: form.added,
             removed,
         })))
+    }
+
+    /// Of what appears for the first time.
+    fn first_record(&self, id: ContentId, kind: Kind) -> ShareRecord {
+        ShareRecord {
+            id,
+            kind,
+            name: String::new(),
+            unlisted: self.followed.unlisted,
+            added: now_unix(),
+            watched: true,
+            keep: self.followed.keep,
+            audience: self.followed.audience.clone(),
+        }
     }
 }
 
