@@ -113,27 +113,35 @@ impl Reach {
         self.neighbours.iter()
     }
 
-    /// What the routers make of our ports, by what most see: QUIC or TCP.
+    /// What the routers make of our ports, by what most see: by QUIC or TCP, IPv4 or IPv6, whichever is seen most. An address
+    /// of our own is no work of a router.
     pub(crate) fn nat(&self, own: &[Address]) -> Nat {
         let public = self.observed.values().filter(|address| address.is_global());
-        let seen = |tcp: bool| -> Vec<&Address> {
-            let seen = public.clone().filter(|address| address.is_tcp() == tcp);
-            seen.collect()
-        };
-        let (udp, tcp) = (seen(false), seen(true));
-        let seen = if udp.len() >= tcp.len() { udp } else { tcp };
         let ips: Vec<IpAddr> = own.iter().filter_map(Address::ip).collect();
         let is_own = |address: &&Address| address.ip().is_some_and(|ip| ips.contains(&ip));
-        match seen.split_first() {
-            None => Nat::Unknown,
-            Some(_) if seen.iter().all(is_own) => Nat::None,
-            Some((_, [])) => Nat::Unknown,
-            Some((first, rest)) if rest.iter().all(|other| other == first) => {
-                Nat::EndpointIndependent
-            }
-            Some(_) => Nat::Symmetric,
+        let (direct, translated): (Vec<&Address>, Vec<&Address>) = public.partition(is_own);
+        let mut kinds: BTreeMap<(bool, bool), Vec<&Address>> = BTreeMap::new();
+        for address in translated {
+            let by_ipv4 = address.ip().is_some_and(|ip| ip.is_ipv4());
+            let kind = (address.is_tcp(), by_ipv4);
+            kinds.entry(kind).or_default().push(address);
+        }
+        let seen = kinds.into_values().max_by_key(Vec::len);
+        match seen.unwrap_or_default().as_slice() {
+            [] if direct.is_empty() => Nat::Unknown,
+            [] => Nat::None,
+            [_] => Nat::Unknown,
+            seen if most_agree(seen) => Nat::EndpointIndependent,
+            _ => Nat::Symmetric,
         }
     }
+}
+
+/// Whether more than half see the same. A single one may lie.
+fn most_agree(seen: &[&Address]) -> bool {
+    let agreeing = |one: &&Address| seen.iter().filter(|other| *other == one).count();
+    let most = seen.iter().map(agreeing).max().unwrap_or(0);
+    most > seen.len() / 2
 }
 
 #[cfg(test)]
@@ -167,7 +175,8 @@ mod tests {
         assert_eq!(nat(&[same]), Nat::Unknown);
         assert_eq!(nat(&[same, same]), Nat::EndpointIndependent);
         assert_eq!(nat(&[same, other]), Nat::Symmetric);
-        assert_eq!(nat(&[same, same, other]), Nat::Symmetric);
+        assert_eq!(nat(&[same, same, other]), Nat::EndpointIndependent);
+        assert_eq!(nat(&[same, same, other, other]), Nat::Symmetric);
         assert_eq!(nat(&["/ip4/10.0.0.1/tcp/1", same]), Nat::Unknown, "private");
         let tcp = "/ip4/45.0.0.1/tcp/4711";
         assert_eq!(nat(&[tcp, tcp, same]), Nat::EndpointIndependent);
@@ -175,6 +184,16 @@ mod tests {
         let mut reach = Reach::default();
         reach.on_observed(peer(1), at(same));
         assert_eq!(reach.nat(&own), Nat::None);
+        // A router for IPv4 beside an address of our own for IPv6.
+        let own = [at("/ip6/2a00::1/udp/4711/quic-v1")];
+        for n in 2..4 {
+            reach.on_observed(peer(n), at("/ip6/2a00::1/udp/4711/quic-v1"));
+            reach.on_observed(peer(n + 2), at(same));
+        }
+        assert_eq!(reach.nat(&own), Nat::EndpointIndependent);
+        for n in 2..6 {
+            reach.on_gone(peer(n));
+        }
         reach.on_gone(peer(1));
         assert_eq!(reach.nat(&own), Nat::Unknown);
     }

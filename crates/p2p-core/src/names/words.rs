@@ -47,7 +47,8 @@ pub(crate) fn fold(text: &str) -> String {
 /// What a search is for: names that have each part of its text, in any order, whatever the case and the accents.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
-    parts: Vec<String>,
+    /// Each once: whoever asks may repeat one as often as a text is long.
+    parts: BTreeSet<String>,
 }
 
 impl Wanted {

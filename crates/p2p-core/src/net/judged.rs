@@ -20,8 +20,8 @@ use crate::content::Address;
 
 /// Why a peer is not dialled.
 #[derive(Debug, thiserror::Error)]
-#[error("not dialled: an address that is not public")]
-struct NotPublic;
+#[error("not dialled: an address that is not public, or too many")]
+struct Refused;
 
 /// What a behaviour hears from a connection.
 pub(super) type HandlerEvent<B> =
@@ -29,6 +29,9 @@ pub(super) type HandlerEvent<B> =
 
 /// Whether it is passed on.
 type Admit<B> = Box<dyn FnMut(PeerId, &HandlerEvent<B>) -> bool + Send>;
+
+/// Addresses at which a hole is punched: no honest peer names more.
+const MAX_DIALLED: usize = 20;
 
 /// Addresses of ours that are taken from peers within [`CANDIDATES_PERIOD`].
 const MAX_CANDIDATES: usize = 32;
@@ -130,8 +133,10 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Judged<B> {
         addresses: &[Multiaddr],
         role: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        if self.asked.remove(&connection) && !addresses.iter().all(is_public) {
-            return Err(ConnectionDenied::new(NotPublic));
+        if self.asked.remove(&connection) {
+            let fits = addresses.len() <= MAX_DIALLED && addresses.iter().all(is_public);
+            fits.then_some(())
+                .ok_or_else(|| ConnectionDenied::new(Refused))?;
         }
         self.inner
             .handle_pending_outbound_connection(connection, peer, addresses, role)
@@ -225,6 +230,8 @@ mod tests {
         };
         let public = "/ip4/45.0.0.1/tcp/4711";
         assert!(dials(true, &[public]));
+        assert!(dials(true, &[public; MAX_DIALLED]));
+        assert!(!dials(true, &[public; MAX_DIALLED + 1]));
         for private in [
             "/ip4/127.0.0.1/tcp/22",
             "/ip4/192.168.1.1/tcp/80",

@@ -190,6 +190,7 @@ impl Records {
                 provider.addresses.clone_from(&addresses);
             }
             self.settle(slot);
+            self.make_room();
         }
         self.reachable.insert(peer, addresses);
     }
@@ -275,8 +276,9 @@ impl Records {
         self.settle(slot);
         if is_new {
             self.make_room_at(key);
-            self.make_room();
         }
+        // One that is renewed may have longer addresses.
+        self.make_room();
         match self.foreign.contains_key(&(key, slot)) {
             true => Ok(()),
             false => Err(Error::MaxProvidedKeys),

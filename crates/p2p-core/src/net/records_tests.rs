@@ -111,6 +111,34 @@ fn addresses_are_capped() {
     records.check();
 }
 
+#[test]
+fn longer_addresses_make_room_as_well() {
+    let mut records = records();
+    let strangers: Vec<PeerId> = (0..3000).map(|_| PeerId::random()).collect();
+    for round in 0..30 {
+        for (n, stranger) in strangers.iter().enumerate() {
+            let _ = records.add_provider(record(round * 3000 + n as u64, *stranger, 0));
+        }
+    }
+    let before = records.bytes;
+    assert!(before > records.bounds.bytes / 2, "{before}");
+    let mut long: Multiaddr = address("/ip4/10.0.0.1/tcp/4001");
+    while long.len() < 80 {
+        long = long.with(Protocol::P2p(PeerId::random()));
+    }
+    for (n, stranger) in strangers.iter().enumerate() {
+        match n % 2 {
+            0 => {
+                let renewed =
+                    ProviderRecord::new(key(87_000 + n as u64), *stranger, vec![long.clone(); 8]);
+                let _ = records.add_provider(renewed);
+            }
+            _ => records.on_reachable(*stranger, vec![long.clone(); 8]),
+        }
+    }
+    records.check();
+}
+
 /// K-03.
 #[test]
 fn a_crowd_in_one_network_does_not_hide_the_honest_one() {

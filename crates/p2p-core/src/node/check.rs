@@ -188,11 +188,7 @@ impl Node {
             entries: false,
             known: None,
         };
-        let asking = self.ask_all(&query);
-        let Ok(replies) = tokio::time::timeout(timeout, asking).await else {
-            return Ok(Vec::new());
-        };
-        let have = replies?.into_iter();
+        let have = self.ask_all(&query, timeout).await?.into_iter();
         let have = have.filter(|(_, reply)| matches!(reply, Reply::Have { .. }));
         Ok(have.map(|(peer, _)| peer).collect())
     }

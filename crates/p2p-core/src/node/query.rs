@@ -29,6 +29,8 @@ use crate::{
 
 /// Pages of one peer's catalog that are read: 256 shares each.
 const MAX_CATALOG_PAGES: usize = 4096;
+/// Whoever is asked by the way has this long for an answer.
+const ANSWERS: Duration = Duration::from_secs(10);
 /// Between two searches for providers while there are none.
 const SEARCH_PAUSE: Duration = Duration::from_secs(1);
 
@@ -281,7 +283,7 @@ impl Node {
             entries: false,
             known: None,
         };
-        for (peer, reply) in self.ask_all(&query).await? {
+        for (peer, reply) in self.ask_all(&query, ANSWERS).await? {
             if matches!(reply, Reply::Have { .. }) {
                 providers.insert(peer);
             }
@@ -378,15 +380,20 @@ impl Node {
         })
     }
 
-    /// Asks all connected peers; those that do not answer are left out.
-    pub(super) async fn ask_all(&self, query: &Query) -> Result<Vec<(NodeId, Reply)>, NodeStopped> {
+    /// Asks all connected peers; those that do not answer in time are left out.
+    pub(super) async fn ask_all(
+        &self,
+        query: &Query,
+        time: Duration,
+    ) -> Result<Vec<(NodeId, Reply)>, NodeStopped> {
         let peers = self.peers();
         let ours = peers
             .iter()
             .filter(|info| info.state == PeerState::Connected && info.speaks_ours != Some(false));
-        let mut asked: FuturesUnordered<_> = ours
+        let asked: FuturesUnordered<_> = ours
             .map(|info| async { (info.peer, self.ask(info.peer, query.clone()).await) })
             .collect();
+        let mut asked = asked.take_until(Box::pin(tokio::time::sleep(time)));
         let mut replies = Vec::new();
         while let Some((peer, answer)) = asked.next().await {
             match answer {

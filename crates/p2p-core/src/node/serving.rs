@@ -73,12 +73,17 @@ impl Driver {
             Query::Providers { content } => self.providers_of(*content, peer),
             _ => Vec::new(),
         };
+        let catalog = match &query {
+            Query::Catalog { .. } | Query::Search { .. } => Arc::clone(&self.catalog),
+            // Some wait for news, and what they hold is copied when a share is shown.
+            _ => Arc::default(),
+        };
         let known = Known {
             store: self.hands.store.clone(),
             gate: Arc::clone(&self.hands.gate),
             asker: self.hands.asker(peer),
             feed_news: self.hands.feed_news.subscribe(),
-            catalog: Arc::clone(&self.catalog),
+            catalog,
             providers,
         };
         self.answers.insert(peer, answering + 1);
