@@ -9,13 +9,14 @@
 //! Invariants: an id is in one group at most; at most [`IN_FLIGHT`] groups are under way; outside of what the user has just
 //! shared, no more than one id in each [`PACE`] is begun.
 
+mod ring;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use sha2::{Digest, Sha256};
-
+use self::ring::{Entry, SLICES, Slice, neighbourhood, place, slice_of};
 use crate::content::ContentId;
 
 /// Groups under way at once; each is a walk of a few round trips, and a message to twenty servers.
@@ -45,9 +46,7 @@ const TOO_SOON: u32 = INTERVAL_SECS / 4;
 /// How long a record counts as held by the servers.
 const VALID: u32 = 48 * 3600;
 
-/// Parts of the ring, by the first byte of the place. The hand is in each for five minutes: what comes due meanwhile is
-/// announced together.
-const SLICES: usize = 256;
+/// How long the hand is in a part of the ring.
 const SLICE_SECS: u32 = INTERVAL_SECS / SLICES as u32;
 
 /// The wall's clock is followed when it is so much ahead: more than it is set by while the computer is awake.
@@ -87,61 +86,6 @@ pub(crate) struct Group(pub(crate) Vec<ContentId>);
 
 /// The ids of one part of the ring that were announced, and when, in Unix seconds: what is kept over a restart.
 pub(crate) type SavedSlice = (u8, Vec<(ContentId, u32)>);
-
-/// One id. A node may have millions, so this is kept small.
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    id: ContentId,
-    /// Where on the ring: the first four bytes of its place.
-    place: u32,
-    /// When the servers took it, in Unix seconds; 0: never.
-    done: u32,
-    due: u32,
-    failures: u8,
-    /// In a group that is under way.
-    busy: bool,
-}
-
-impl Entry {
-    fn key(&self) -> (u32, ContentId) {
-        (self.place, self.id)
-    }
-}
-
-/// A part of the ring.
-#[derive(Debug, Default)]
-struct Slice {
-    /// In the order of the ring.
-    entries: Vec<Entry>,
-    /// To be sorted in with others.
-    new: Vec<Entry>,
-    /// The earliest due time of those that are not busy.
-    soonest: Option<u32>,
-    /// Somebody in here is looking for servers: its neighbours wait for what it finds.
-    looking: bool,
-    unsaved: bool,
-}
-
-impl Slice {
-    fn find(&self, place: u32, id: ContentId) -> Result<usize, usize> {
-        self.entries.binary_search_by_key(&(place, id), Entry::key)
-    }
-
-    /// Sorts in what is new. Of two entries of an id the one that was there stays.
-    fn settle(&mut self) {
-        if !self.new.is_empty() {
-            self.entries.append(&mut self.new);
-            self.entries.sort_by_key(Entry::key);
-            self.entries.dedup_by_key(|entry| entry.key());
-            self.refresh();
-        }
-    }
-
-    fn refresh(&mut self) {
-        let idle = self.entries.iter().filter(|entry| !entry.busy);
-        self.soonest = idle.map(|entry| entry.due).min();
-    }
-}
 
 /// The schedule of all ids of a node.
 #[derive(Debug)]
@@ -546,28 +490,6 @@ impl Announcer {
 fn unix_seconds(wall: SystemTime) -> u32 {
     let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
     u32::try_from(since.as_secs()).unwrap_or(u32::MAX / 2)
-}
-
-/// Where an id is on the ring of the DHT.
-fn place(id: ContentId) -> u32 {
-    let [a, b, c, d, ..] = <[u8; 32]>::from(Sha256::digest(id.multihash()));
-    u32::from_be_bytes([a, b, c, d])
-}
-
-fn slice_of(place: u32) -> usize {
-    (place >> 24) as usize
-}
-
-/// The places around a target whose closest servers are, as good as, those of the target. The farthest of these shares
-/// `shared_bits` with it; who shares two more is so much nearer to the target than that server is, that the same servers
-/// come first for both.
-fn neighbourhood(target: u32, shared_bits: u32) -> std::ops::RangeInclusive<u32> {
-    let bits = match shared_bits {
-        0 => 0,
-        shared => (shared + 2).min(32),
-    };
-    let rest = u32::MAX.checked_shr(bits).unwrap_or(0);
-    (target & !rest)..=(target | rest)
 }
 
 #[cfg(test)]

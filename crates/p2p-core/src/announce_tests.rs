@@ -1,6 +1,7 @@
 //! The schedule of announcements in virtual time.
 
 use proptest::prelude::*;
+use sha2::{Digest, Sha256};
 
 use super::*;
 

@@ -77,6 +77,18 @@ impl House {
         fetch.start().await?.await.map(drop)
     }
 
+    /// Starts the source again.
+    async fn restart(mut self) -> Self {
+        let data = self.dir.path().join("source");
+        self.source.shutdown().await;
+        self.source = Node::start(config(&data, Vec::new())).await.unwrap();
+        let address = self.source.addresses()[0].clone();
+        for node in [&self.friend, &self.stranger] {
+            node.connect(address.clone()).await.unwrap();
+        }
+        self
+    }
+
     async fn stop(self) {
         for node in [self.stranger, self.friend, self.source] {
             node.shutdown().await;
@@ -165,12 +177,8 @@ async fn whom_a_share_is_for_can_be_changed_and_outlives_a_restart() {
     for node in [&house.friend, &house.stranger] {
         assert!(house.get(node, file(1), "second").await.is_err());
     }
-    let data = house.dir.path().join("source");
-    house.source.shutdown().await;
-    house.source = Node::start(config(&data, Vec::new())).await.unwrap();
-    let address = house.source.addresses()[0].clone();
+    house = house.restart().await;
     for node in [&house.friend, &house.stranger] {
-        node.connect(address.clone()).await.unwrap();
         assert!(house.get(node, file(1), "second").await.is_err());
     }
 
@@ -283,13 +291,7 @@ async fn what_was_being_shared_stays_restricted_after_a_restart() {
         store.import_tree(&at, &progress).unwrap();
     });
     hashing.await.unwrap();
-    let data = house.dir.path().join("source");
-    house.source.shutdown().await;
-    house.source = Node::start(config(&data, Vec::new())).await.unwrap();
-    let address = house.source.addresses()[0].clone();
-    for node in [&house.friend, &house.stranger] {
-        node.connect(address.clone()).await.unwrap();
-    }
+    house = house.restart().await;
     assert!(house.get(&house.stranger, file(0), "stolen").await.is_err());
     house.get(&house.friend, file(0), "first").await.unwrap();
     // Not to share it after all is to forget it.
