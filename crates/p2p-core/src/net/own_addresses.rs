@@ -67,7 +67,11 @@ impl Net {
             let was_there = known.ip() == Some(ip) || behind_router;
             was_there && !known.is_relayed() && !told.contains(known)
         });
-        for gone in gone.collect::<Vec<_>>() {
+        let gone: Vec<Address> = gone.collect();
+        if gone.is_empty() {
+            return;
+        }
+        for gone in gone {
             self.swarm.remove_external_address(gone.as_multiaddr());
             self.queue.push_back(NetEvent::Unreachable(gone));
         }

@@ -102,7 +102,7 @@ impl Import {
     /// Restricts the share first if it is not for everyone, which the index remembers, and opens it last if it is.
     pub(super) fn run(self) -> Result<Made, ShareError> {
         let path = match &self.source {
-            Source::Path(path) => std::fs::canonicalize(path).unwrap_or_else(|_| path.clone()),
+            Source::Path(path) => real_path(path),
             Source::Bytes(bytes) => self.store.object_path(ContentId::of(bytes)),
         };
         if self.audience != Audience::Everyone {
@@ -292,6 +292,17 @@ fn first_shared(store: &Store, keys: &Keys, id: ContentId, name: &str) -> Option
         .map(SignedManifest::claims)
         .find(|claims| claims.publisher == ours && claims.name == name)
         .map(|claims| claims.created)
+}
+
+/// A path as shares are known by it: absolute, and without symbolic links as far as it is there. Looks at the disk.
+pub(super) fn real_path(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let real = path.ancestors().find_map(|above| {
+        let mut real = std::fs::canonicalize(above).ok()?;
+        real.extend(path.strip_prefix(above).ok()?);
+        Some(real)
+    });
+    real.unwrap_or(path)
 }
 
 pub(super) fn name_of(path: &Path) -> String {

@@ -9,6 +9,7 @@ use std::{
 use super::{
     error::{NodeError, ShareError},
     fetch::prepare::read_all,
+    importing::real_path,
     query::{ContentInfo, ContentState},
     share::{Announcement, ShareInfo, ShareRef, ShareState, state_of},
 };
@@ -126,7 +127,7 @@ fn named(store: &Store, what: &ShareRef) -> Result<Vec<(PathBuf, ShareRecord)>, 
         ShareRef::Path(path) => path,
     };
     let mut paths = vec![path.clone()];
-    paths.extend(std::fs::canonicalize(path).ok().filter(|real| real != path));
+    paths.extend(Some(real_path(path)).filter(|real| real != path));
     let mut found = Vec::new();
     for path in paths {
         found.extend(store.share(&path)?.map(|share| (path, share)));

@@ -10,7 +10,7 @@ use super::{
     command::Command,
     error::ShareError,
     follow::Followed,
-    importing::{CancelOnDrop, Import, Made, OnProgress, Source},
+    importing::{CancelOnDrop, Import, Made, OnProgress, Source, real_path},
 };
 use crate::{
     audience::{Audience, MAX_PEERS},
@@ -212,7 +212,10 @@ impl Share {
         }
         let followed = match &self.source {
             Source::Path(path) if self.watch && !self.copy => Some(Followed {
-                path: std::path::absolute(path).unwrap_or_else(|_| path.clone()),
+                path: {
+                    let path = path.clone();
+                    blocking(move || real_path(&path)).await?
+                },
                 name: self.name.clone(),
                 unlisted: self.unlisted,
                 keep: self.keep,

@@ -9,6 +9,7 @@ use super::{
     Node,
     command::Command,
     error::ShareError,
+    importing::real_path,
     inventory::{entries_here, forget_strays, unshare},
     share::{ShareInfo, ShareRef},
 };
@@ -51,12 +52,14 @@ impl Node {
 
     /// What was to be shared at a path when it appears there is not expected any more.
     async fn unfollow_expected(&self, path: &Path) -> Result<(), ShareError> {
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-        let at = path.clone();
-        let shared = self.with_store(move |store| store.share(&at)).await??;
-        if shared.is_some() {
+        let path = path.to_path_buf();
+        let found = self.with_store(move |store| {
+            let path = real_path(&path);
+            store.share(&path).map(|share| (path, share))
+        });
+        let (path, None) = found.await?? else {
             return Ok(());
-        }
+        };
         self.unfollow(vec![path.clone()]).await?;
         let gate = Arc::clone(self.gate());
         self.with_store(move |store| {

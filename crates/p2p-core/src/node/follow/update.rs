@@ -271,13 +271,15 @@ impl Update<'_> {
             return Ok(Outcome::Same);
         }
         let manifest = sign(self.store, self.keys, form.kind, form.content, &name)?;
-        let record = ShareRecord {
-            id,
-            kind: form.kind,
-            name,
-            ..before
-                .clone()
-                .unwrap_or_else(|| self.first_record(id, form.kind))
+        let kind = form.kind;
+        let record = match before.clone() {
+            Some(before) => ShareRecord {
+                id,
+                kind,
+                name,
+                ..before
+            },
+            None => self.first_record(id, kind, name),
         };
         let is_ended = before.is_none() && self.ended.load(Ordering::Relaxed);
         if is_ended || !self.store.replace_share(path, before.as_ref(), &record)? {
@@ -303,11 +305,11 @@ impl Update<'_> {
     }
 
     /// Of what appears for the first time.
-    fn first_record(&self, id: ContentId, kind: Kind) -> ShareRecord {
+    fn first_record(&self, id: ContentId, kind: Kind, name: String) -> ShareRecord {
         ShareRecord {
             id,
             kind,
-            name: String::new(),
+            name,
             unlisted: self.followed.unlisted,
             added: now_unix(),
             watched: true,
