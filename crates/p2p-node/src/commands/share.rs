@@ -83,7 +83,7 @@ async fn share_one(
     let shared = loop {
         tokio::select! {
             biased;
-            shared = &mut sharing => break shared?,
+            shared = &mut sharing => break shared.map_err(|error| failure(error.into(), request))?,
             _ = ticks.tick() => {
                 if latest.has_changed().unwrap_or(false) {
                     let (done, total) = *latest.borrow_and_update();
@@ -93,6 +93,15 @@ async fn share_one(
         }
     };
     out.send(Reply::Shared(describe(&shared))).await
+}
+
+/// What is watched and not there is shared all the same, later.
+fn failure(failure: Failure, request: &ShareRequest) -> Failure {
+    if !request.watch || request.copy || failure.code != "not_found" {
+        return failure;
+    }
+    let message = format!("{}; it is shared when it appears", failure.message);
+    Failure { message, ..failure }
 }
 
 fn skipped((path, why): &(PathBuf, String)) -> SkippedReply {
