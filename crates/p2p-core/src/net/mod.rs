@@ -8,6 +8,7 @@ pub mod bench;
 mod block_codec;
 mod boxed_handlers;
 mod buffers;
+mod circuits;
 mod codec;
 mod dht;
 #[cfg(any(test, feature = "bench"))]

@@ -31,7 +31,7 @@ use libp2p::{
     quic, relay, tcp,
 };
 
-use super::{mux, tls};
+use super::{circuits::Circuits, mux, tls};
 use crate::content::Address;
 
 /// A connection is there after this, with its handshakes, or it is given up. A packet that is lost twice is sent a third time
@@ -93,7 +93,7 @@ pub(crate) fn build(
         return Ok((within_time(resolving), None));
     }
     let (circuit, behaviour) = relay::client::new(keypair.public().to_peer_id());
-    let circuit = circuit
+    let circuit = Circuits::new(circuit)
         .upgrade(Version::V1Lazy)
         .authenticate(security)
         .multiplex(mux::Config)

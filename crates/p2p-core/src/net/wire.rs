@@ -170,6 +170,8 @@ pub(crate) enum EndStatus {
     Done = 0,
     /// No free upload slot.
     Busy = 1,
+    /// The connection goes through a relay, and the sender sends no content so.
+    Relayed = 2,
 }
 
 /// One frame of a block response.
@@ -303,6 +305,7 @@ impl FrameHeader {
                 status: match self.code {
                     0 => EndStatus::Done,
                     1 => EndStatus::Busy,
+                    2 => EndStatus::Relayed,
                     _ => return Err(WireError::UnknownFrame),
                 },
                 retry_ms: self.index,

@@ -180,6 +180,10 @@ fn frames() -> Vec<(Frame, String)> {
         ),
         (end(EndStatus::Done, 0), "000000000000000000000000".into()),
         (end(EndStatus::Busy, 500), "00010000f401000000000000".into()),
+        (
+            end(EndStatus::Relayed, 0),
+            "000200000000000000000000".into(),
+        ),
     ]
 }
 

@@ -134,22 +134,12 @@ impl Driver {
         if let [item] = request.items.as_slice() {
             self.note_asker(peer, item.content);
         }
-        let far = self.hands.is_far(peer);
-        let admitted = match far {
-            true => Admitted::Busy,
-            false => self.admission.on_request(peer, upload),
-        };
+        if self.hands.is_far(peer) {
+            return self.decline(slot, EndStatus::Relayed, 0);
+        }
+        let admitted = self.admission.on_request(peer, upload);
         if admitted == Admitted::Busy {
-            let (frames, receiver) = mpsc::channel(1);
-            let busy = Frame::End {
-                status: EndStatus::Busy,
-                retry_ms: BUSY_RETRY_MS,
-            };
-            // A fresh channel has room for one.
-            let _ = frames.try_send(busy);
-            let (_never, cancelled) = oneshot::channel();
-            self.hands.net.answer_blocks(slot, receiver, cancelled);
-            return;
+            return self.decline(slot, EndStatus::Busy, BUSY_RETRY_MS);
         }
         let (cancel, cancelled) = oneshot::channel();
         let waiting = Upload {
@@ -165,6 +155,15 @@ impl Driver {
         if admitted == Admitted::Serve {
             self.serve(upload);
         }
+    }
+
+    /// Answers a request for blocks with none.
+    fn decline(&mut self, slot: AnswerSlot, status: EndStatus, retry_ms: u32) {
+        let (frames, receiver) = mpsc::channel(1);
+        // A fresh channel has room for one.
+        let _ = frames.try_send(Frame::End { status, retry_ms });
+        let (_never, cancelled) = oneshot::channel();
+        self.hands.net.answer_blocks(slot, receiver, cancelled);
     }
 
     /// A peer is fetching this content, and will soon have some of it.

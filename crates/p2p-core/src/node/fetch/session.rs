@@ -73,12 +73,21 @@ pub(crate) struct Session {
     /// When a provider was last there, or something last arrived.
     pub(super) alive_at: Instant,
     pub(super) searched_at: Option<Instant>,
-    /// The last holders that were there were met through a relay only.
-    met_far: bool,
+    /// How the last holders that were there were met.
+    met: Option<Met>,
     tick_at: Instant,
     progress: watch::Sender<Progress>,
     reply: Option<oneshot::Sender<Result<Outcome, FetchError>>>,
     pub(super) outcome: Option<Result<Outcome, FetchError>>,
+}
+
+/// How holders were met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Met {
+    /// So that content may come from them.
+    ForContent,
+    /// Through a relay, which is not for content.
+    ThroughRelay,
 }
 
 impl Session {
@@ -107,7 +116,7 @@ impl Session {
             started: now,
             alive_at: now,
             searched_at: None,
-            met_far: false,
+            met: None,
             tick_at: now,
             progress,
             reply,
@@ -295,10 +304,15 @@ impl Session {
         result: Result<(EndStatus, u32), NetFault>,
         hands: &mut Hands,
     ) {
-        if let Stage::Transfer(transfer) = &mut self.stage {
-            transfer.on_response(request, result, hands.now);
-            self.pump(hands);
+        let Stage::Transfer(transfer) = &mut self.stage else {
+            return;
+        };
+        let asked = transfer.peer_of(request);
+        transfer.on_response(request, result, hands.now);
+        if let (Some(peer), Ok((EndStatus::Relayed, _))) = (asked, result) {
+            self.on_relay_declined(peer, hands);
         }
+        self.pump(hands);
     }
 
     /// Carries out what the scheduler wants.
@@ -404,7 +418,10 @@ impl Session {
         self.seat_readers(hands);
         self.check_refusal(hands.now);
         if self.sources.values().any(|source| source.have.is_some()) {
-            self.met_far = self.all_are_far();
+            self.met = Some(match self.all_are_far() {
+                true => Met::ThroughRelay,
+                false => Met::ForContent,
+            });
         }
         self.check_timeout(hands.now);
         if let Stage::Transfer(transfer) = &mut self.stage {
@@ -456,11 +473,16 @@ impl Session {
             Stage::Transfer(transfer) if transfer.is_waiting_for_disk(now) => {}
             Stage::Transfer(_) | Stage::Searching => {
                 let found = self.sources.values().any(|source| source.have.is_some());
-                let error = if self.all_are_far() || self.met_far && !found {
+                let met = self.met.filter(|_| !found);
+                let error = if self.all_are_far() || met == Some(Met::ThroughRelay) {
                     FetchError::RelayOnly
                 } else if found {
                     FetchError::Timeout {
                         why: self.stall(now).unwrap_or_else(|| "nothing arrived".into()),
+                    }
+                } else if met.is_some() {
+                    FetchError::Timeout {
+                        why: "those who had it are gone, and cannot be reached any more".into(),
                     }
                 } else {
                     FetchError::NotFound {

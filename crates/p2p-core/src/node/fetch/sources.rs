@@ -39,8 +39,10 @@ const MAX_SOURCES: usize = 512;
 pub(super) struct Source {
     pub(super) slot: SourceId,
     pub(super) connected: bool,
-    /// It is met through a relay only, which is not for content.
+    /// It is met through a relay only, which is not for content: this node says so, or the source.
     pub(super) far: bool,
+    /// It sends no content through a relay, it said.
+    pub(super) declines_relay: bool,
     /// Whether `Have` is under way.
     pub(super) asking: bool,
     pub(super) ask_at: Instant,
@@ -153,6 +155,7 @@ impl Session {
                 slot,
                 connected: true,
                 far: false,
+                declines_relay: false,
                 asking: false,
                 ask_at: hands.now,
                 asked_at: hands.now,
@@ -169,7 +172,11 @@ impl Session {
         }
         if let Some(source) = self.sources.get_mut(&peer) {
             source.connected = true;
-            let was_far = std::mem::replace(&mut source.far, hands.is_far(peer));
+            let is_far = match source.declines_relay {
+                true => hands.peers.is_relayed(peer),
+                false => hands.is_far(peer),
+            };
+            let was_far = std::mem::replace(&mut source.far, is_far);
             if was_far && !source.far {
                 self.alive_at = hands.now;
                 self.offer(peer, hands.now);
@@ -197,6 +204,8 @@ impl Session {
             return;
         };
         source.connected = false;
+        // What its operator says may be another thing when it comes back.
+        source.declines_relay = false;
         source.asking = false;
         source.have = None;
         source.entries = None;
@@ -206,6 +215,22 @@ impl Session {
         if let Stage::Transfer(transfer) = &mut self.stage {
             transfer.remove_source(source.slot, hands.now);
         }
+    }
+
+    /// A source sends no content through a relay, and has to be reached directly first.
+    pub(super) fn on_relay_declined(&mut self, peer: NodeId, hands: &Hands) {
+        let (Some(source), Stage::Transfer(transfer)) =
+            (self.sources.get_mut(&peer), &mut self.stage)
+        else {
+            return;
+        };
+        if !hands.peers.is_relayed(peer) {
+            // A hole was punched meanwhile.
+            return;
+        }
+        source.declines_relay = true;
+        source.far = true;
+        transfer.remove_source(source.slot, hands.now);
     }
 
     pub(super) fn ask_have(&mut self, peer: NodeId, hands: &mut Hands) {

@@ -282,6 +282,11 @@ impl Transfer {
         self.scheduler.source_lacks(source, &[range], now);
     }
 
+    /// Whom a request that is under way was put to.
+    pub(crate) fn peer_of(&self, request: RequestId) -> Option<NodeId> {
+        self.open.get(&request).map(|open| open.peer)
+    }
+
     /// A response ended on the wire.
     pub(crate) fn on_response(
         &mut self,
@@ -308,7 +313,7 @@ impl Transfer {
         self.open.remove(&request);
         match result {
             Ok((EndStatus::Done, _)) => self.scheduler.on_finished(request, now),
-            Ok((EndStatus::Busy, retry_ms)) => {
+            Ok((EndStatus::Busy | EndStatus::Relayed, retry_ms)) => {
                 let pause = Duration::from_millis(u64::from(retry_ms.min(60_000)));
                 self.scheduler.on_busy(request, pause, now);
             }
