@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs};
 
-use p2p_tests::{Daemon, Ran, Sandbox, files};
+use p2p_tests::{Daemon, PLENTY, Ran, Sandbox, files};
 use serde_json::Value;
 
 struct Library {
@@ -96,7 +96,7 @@ fn a_peer_shows_what_it_shares_publicly() {
 #[test]
 fn names_are_found_without_case_and_accents_and_unlisted_ones_never() {
     let library = library();
-    let found = |text: &str| -> Ran { library.reader.run(["find", text]) };
+    let found = |text: &str| -> Ran { library.reader.run(["find", text, "--timeout", PLENTY]) };
     for text in ["cancao", "CANÇÃO", "do mar", "Canc"] {
         let ran = found(text);
         let objects = ran.expect_code(0).all("found");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use p2p_tests::{Sandbox, files, wait_until};
+use p2p_tests::{PLENTY, Sandbox, files, wait_until};
 
 #[test]
 fn whether_others_can_get_it_is_told_and_why() {
@@ -35,14 +35,14 @@ fn whether_others_can_get_it_is_told_and_why() {
                     && server["named"].to_string().contains(node.peer())
             })
     });
-    let ran = node.run(["check", &id, "--timeout", "5s"]);
+    let ran = node.run(["check", &id, "--timeout", PLENTY]);
     let check = ran.expect_code(0).only("check");
     assert_eq!(
         (&check["available"], &check["here"]),
         (&true.into(), &"complete".into())
     );
     assert!(check["expires_in"].as_u64().unwrap() > 47 * 3600);
-    let seen = first.run(["check", &id, "--timeout", "5s"]);
+    let seen = first.run(["check", &id, "--timeout", PLENTY]);
     let seen = seen.expect_code(0).only("check");
     assert_eq!(seen["providers"], serde_json::json!([node.peer()]));
     assert_eq!(seen["holders"], serde_json::json!([node.peer()]));

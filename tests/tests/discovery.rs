@@ -59,7 +59,7 @@ fn four_sources_share_the_work() {
     let sources: Vec<Daemon> = ["s1", "s2", "s3", "s4"]
         .into_iter()
         .map(|name| {
-            let home = sandbox.home(name).upload_limit("8MB").share(&path);
+            let home = sandbox.home(name).upload_limit("1MB").share(&path);
             let mut source = home.start();
             source.shared();
             source

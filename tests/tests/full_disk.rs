@@ -16,8 +16,8 @@ const SIZE: u64 = 32 << 20;
 /// Room for the file and an index, and not much more.
 const SMALL: &str = "size=64m";
 const LARGE: &str = "size=160m";
-/// Slow enough for the disk to fill up in the middle.
-const RATE: &str = "20MB";
+/// Slow enough for the disk to fill up in the middle, also where all stands still for a while.
+const RATE: &str = "4MB";
 /// Bytes that may have been on their way when the disk was full.
 const IN_FLIGHT: u64 = 8 << 20;
 

@@ -48,7 +48,7 @@ async fn a_file_goes_from_one_node_to_another() {
         let fetch = b
             .fetch(shared.id)
             .to(&target)
-            .timeout(Duration::from_secs(10))
+            .timeout(Duration::from_secs(60))
             .start()
             .await
             .unwrap();

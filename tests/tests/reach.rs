@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use p2p_tests::{
-    Daemon, Home, Sandbox, files,
+    Daemon, Home, PLENTY, Sandbox, files,
     namespaces::{Internet, Machine, Nat},
     tell, wait_until,
 };
@@ -162,12 +162,12 @@ fn where_only_a_relay_leads_it_says_so_or_uses_it_if_both_allow() {
         join(home, &relay, at)
     };
     let target = sandbox.path("copy");
-    let get = |daemon: &Daemon| {
+    let get = |daemon: &Daemon, timeout: &str| {
         let to = target.to_str().unwrap();
-        daemon.run(["get", &id, "-o", to, "--timeout", "20s"])
+        daemon.run(["get", &id, "-o", to, "--timeout", timeout])
     };
     let refused = |daemon: &Daemon| {
-        let refused = get(daemon);
+        let refused = get(daemon, "20s");
         refused.expect_failure(4, "network");
         let message = refused.only("error")["message"].to_string();
         assert!(message.contains("relay_data"), "{message}");
@@ -195,7 +195,7 @@ fn where_only_a_relay_leads_it_says_so_or_uses_it_if_both_allow() {
 
     // More than one circuit may carry: it begins anew, and goes on.
     let open = start("open", &internet.right.host, Internet::PUBLIC[1], "true");
-    get(&open).expect_code(0);
+    get(&open, PLENTY).expect_code(0);
     assert_eq!(files::b3sum(&target), id);
     assert_eq!(peer_of(&open, left.peer())["relayed"], true);
     for daemon in [open, left, relay] {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use p2p_core::{BLOCK_LEN, Config, ContentId, Node, Reader};
-use p2p_tests::{Sandbox, files, wait_until};
+use p2p_tests::{LARGE_DEADLINE, Sandbox, files, wait_until};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 const BLOCK: u64 = BLOCK_LEN as u64;
@@ -301,12 +301,13 @@ fn a_range_costs_its_blocks() {
     let sandbox = Sandbox::new();
     let film = sandbox.noise("film", 512 << 20, 1);
     let mut sender = sandbox.home("sender").share(&film).start();
-    let id = sender.shared()["id"].as_str().unwrap().to_owned();
+    let shared = sender.shared_within(LARGE_DEADLINE);
+    let id = shared["id"].as_str().unwrap();
     let receiver = sandbox.home("receiver").bootstrap([&sender]).start();
     receiver.wait_connected([&sender]);
     let (first, last) = (300_000_000, 301_048_575);
     let range = format!("{first}-{last}");
-    let ran = receiver.run(["cat", &id, "--range", &range]);
+    let ran = receiver.run(["cat", id, "--range", &range]);
     assert!(ran.expect_code(0).bytes() == files::read_part(&film, first, 1 << 20));
     // Five blocks at most hold 1 MiB, and the last one proves the size.
     let sent = || {

@@ -45,27 +45,21 @@ fn a_file_altered_in_place_is_never_served() {
     let fetcher = sandbox.home("fetcher").bootstrap([&bad]).start();
     fetcher.wait_connected([&bad]);
     let target = sandbox.path("copy.bin");
-    let arguments = [
-        "get",
-        &id,
-        "-o",
-        target.to_str().unwrap(),
-        "--timeout",
-        "3s",
-    ];
+    let out = target.to_str().unwrap();
 
     let started = Instant::now();
-    let ran = fetcher.run(arguments);
+    // Long enough for the source to read some of it, and notice.
+    let ran = fetcher.run(["get", &id, "-o", out, "--timeout", "20s"]);
     assert_ne!(ran.code(), Some(0), "an altered file was fetched");
     assert!(ran.all("error").len() == 1, "{:?}", ran.objects());
-    assert!(started.elapsed() < Duration::from_secs(20));
+    assert!(started.elapsed() < Duration::from_secs(60));
     assert!(!target.exists());
     let states = bad.run(["shares"]).expect_code(0).all("share");
     assert_eq!(states[0]["state"], "changed", "{states:?}");
 
     let good = sharing(&sandbox, "good", &intact);
-    let again = arguments.into_iter().chain(["--peer"]).map(str::to_owned);
-    let complete = fetcher.run(again.chain([good.addresses().remove(0)]));
+    let address = good.addresses().remove(0);
+    let complete = fetcher.run(["get", &id, "-o", out, "--peer", &address]);
     let complete = complete.expect_code(0).only("complete");
     assert_eq!(files::b3sum(&target), id);
     assert!(files::sources(&complete).contains_key(good.peer()));
@@ -101,7 +95,7 @@ fn an_unknown_id_is_not_found_in_the_time_given() {
         ran.expect_failure(3, "not_found");
         let waited = started.elapsed();
         assert!(waited >= Duration::from_secs(2), "gave up after {waited:?}");
-        assert!(waited < Duration::from_secs(8), "gave up after {waited:?}");
+        assert!(waited < Duration::from_secs(30), "gave up after {waited:?}");
         let left: Vec<_> = fs::read_dir(home.dir()).unwrap().flatten().collect();
         let made = left
             .iter()
@@ -222,7 +216,7 @@ fn publishers_who_are_not_trusted_are_refused() {
     let out = target.to_str().unwrap();
 
     let wary = trusting("wary", stranger.publisher());
-    let ran = wary.run(["get", &id, "-o", out, "--timeout", "5s"]);
+    let ran = wary.run(["get", &id, "-o", out]);
     ran.expect_failure(8, "policy");
     assert!(!target.exists());
     // Asked for by hand, this one publisher counts instead of the list.
@@ -233,8 +227,7 @@ fn publishers_who_are_not_trusted_are_refused() {
 
     let friend = trusting("friend", source.publisher());
     let wrong = ["get", &id, "-o", out, "--publisher", stranger.publisher()];
-    let wrong: Vec<&str> = wrong.into_iter().chain(["--timeout", "5s"]).collect();
-    friend.run(&wrong).expect_failure(8, "policy");
+    friend.run(wrong).expect_failure(8, "policy");
     assert!(!target.exists());
     friend.get(&id, &target);
 

@@ -6,16 +6,25 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write,
     path::{Path, PathBuf},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use futures::StreamExt;
-use p2p_core::{Config, ContentId, Event, Events, Node, ShareRef, ShareState};
+use p2p_core::{Config, ContentId, Event, Events, FetchError, Node, ShareRef, ShareState};
 use p2p_tests::{Sandbox, files, wait_until};
 
 /// Longer than any of this takes on a busy machine; what goes right ends long before.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Between two writes of a program that is not done yet.
+const WRITE_PAUSE: Duration = Duration::from_millis(100);
+/// With a longer one, the file may count as complete: that takes two seconds.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How often a test begins anew because the machine stood still for longer than that.
+const ATTEMPTS: u32 = 5;
 
 fn config(dir: &Path) -> Config {
     let mut config = Config::default().with_data_dir(dir);
@@ -104,7 +113,10 @@ impl Pair {
         let tree = files::tree(&self.folder);
         loop {
             let form = self.next_form().await;
-            let listing = self.reader.list(form, DEADLINE).await.unwrap();
+            // Nobody has a form that was followed by the next.
+            let Ok(listing) = self.reader.list(form, DEADLINE).await else {
+                continue;
+            };
             let entries = listing.entries.into_iter();
             let listed: BTreeMap<String, String> = entries
                 .map(|entry| (entry.path, entry.content.to_string()))
@@ -126,11 +138,15 @@ impl Pair {
 
     /// Fetches the folder in this form; what is in it must be what the source has.
     async fn fetch(&mut self, id: ContentId) -> BTreeMap<String, String> {
+        self.try_fetch(id).await.unwrap()
+    }
+
+    async fn try_fetch(&mut self, id: ContentId) -> Result<BTreeMap<String, String>, FetchError> {
         self.fetched += 1;
         let target = self.sandbox.path(&format!("fetched-{}", self.fetched));
         let fetch = self.reader.fetch(id).to(&target).timeout(DEADLINE).start();
-        fetch.await.unwrap().await.unwrap();
-        files::tree(&target)
+        fetch.await?.await?;
+        Ok(files::tree(&target))
     }
 
     async fn stop(self) {
@@ -139,43 +155,98 @@ impl Pair {
     }
 }
 
+/// A program that appends to a file until it is stopped.
+struct Writer {
+    stop: mpsc::Sender<()>,
+    thread: JoinHandle<Option<u64>>,
+}
+
+impl Writer {
+    fn start(path: &Path) -> Self {
+        let begun = Instant::now();
+        let mut file = fs::File::options()
+            .append(true)
+            .create(true)
+            .open(path)
+            .unwrap();
+        let (stop, stopped) = mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let (mut last, mut written, mut steady) = (begun, 0, true);
+            let mut goes_on = true;
+            while goes_on {
+                goes_on = stopped.recv_timeout(WRITE_PAUSE) == Err(RecvTimeoutError::Timeout);
+                let now = Instant::now();
+                file.write_all(&[7; 4096]).unwrap();
+                written += 4096;
+                steady &= last.elapsed() < LONGEST_PAUSE;
+                last = now;
+            }
+            steady.then_some(written)
+        });
+        Self { stop, thread }
+    }
+
+    /// Writes a last time. The bytes written, unless the file was left alone for too long meanwhile.
+    fn stop(self) -> Option<u64> {
+        drop(self.stop);
+        self.thread.join().unwrap()
+    }
+}
+
+/// Tries again what a [`Writer`] that did not keep its pace has spoilt.
+async fn steadily(attempt: impl AsyncFn() -> Option<()>) {
+    for _ in 0..ATTEMPTS {
+        if attempt().await.is_some() {
+            return;
+        }
+    }
+    panic!("this machine stands still again and again");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_is_shared_as_it_becomes() {
-    let (mut pair, first) = Pair::start().await;
-    assert_eq!(pair.hashed(), 3);
+    steadily(async || {
+        let (mut pair, first) = Pair::start().await;
+        assert_eq!(pair.hashed(), 3);
 
-    pair.write("below/deeper/new", 300_000, 10);
-    let second = pair.next_form().await;
-    assert_ne!(first, second);
-    assert_eq!(pair.hashed(), 4, "only the new file is hashed");
-    let tree = pair.fetch(second).await;
-    assert_eq!(tree, files::tree(&pair.folder));
-    assert_eq!(tree.len(), 4);
-    let shares = pair.source.shares().await.unwrap();
-    assert_eq!(shares.len(), 1, "the old form is shared no longer");
+        pair.write("below/deeper/new", 300_000, 10);
+        let second = pair.next_form().await;
+        assert_ne!(first, second);
+        assert_eq!(pair.hashed(), 4, "only the new file is hashed");
+        let tree = pair.fetch(second).await;
+        assert_eq!(tree, files::tree(&pair.folder));
+        assert_eq!(tree.len(), 4);
+        let shares = pair.source.shares().await.unwrap();
+        assert_eq!(shares.len(), 1, "the old form is shared no longer");
 
-    let old: ContentId = files::b3sum(&pair.folder.join("a")).parse().unwrap();
-    pair.write("a", 2000, 11);
-    pair.changed().await;
-    assert_eq!(pair.state().await, ShareState::Changed);
-    let known = pair.source.contents().await.unwrap();
-    let known = known.iter().find(|content| content.id == old).unwrap();
-    assert_eq!(
-        known.state,
-        p2p_core::ContentState::Changed,
-        "before any read"
-    );
-    let third = pair.next_form().await;
-    assert_eq!(pair.hashed(), 5);
-    assert_eq!(pair.fetch(third).await, files::tree(&pair.folder));
-    assert_eq!(pair.state().await, ShareState::Ok);
+        let old: ContentId = files::b3sum(&pair.folder.join("a")).parse().unwrap();
+        // Written to until its state was read: left alone, it would be shared anew.
+        let writer = Writer::start(&pair.folder.join("a"));
+        pair.changed().await;
+        let state = pair.state().await;
+        let known = pair.source.contents().await.unwrap();
+        writer.stop()?;
+        assert_eq!(state, ShareState::Changed);
+        let known = known.iter().find(|content| content.id == old).unwrap();
+        assert_eq!(
+            known.state,
+            p2p_core::ContentState::Changed,
+            "before any read"
+        );
+        let third = pair.next_form().await;
+        assert_eq!(pair.hashed(), 5);
+        assert_eq!(pair.fetch(third).await, files::tree(&pair.folder));
+        assert_eq!(pair.state().await, ShareState::Ok);
 
-    fs::remove_file(pair.folder.join("b")).unwrap();
-    pair.changed().await;
-    let fourth = pair.next_form().await;
-    assert_eq!(pair.fetch(fourth).await, files::tree(&pair.folder));
-    assert_eq!(pair.hashed(), 5);
-    pair.stop().await;
+        fs::remove_file(pair.folder.join("b")).unwrap();
+        pair.changed().await;
+        let fourth = pair.next_form().await;
+        assert_eq!(pair.fetch(fourth).await, files::tree(&pair.folder));
+        assert_eq!(pair.hashed(), 5);
+        pair.stop().await;
+        Some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,62 +353,49 @@ async fn a_save_gives_one_new_version_and_temporary_files_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_is_shared_when_it_is_no_longer_written_to_and_holds_up_nothing() {
-    use std::io::Write;
-    let (mut pair, _) = Pair::start().await;
-    let slow = pair.folder.join("slow");
-    let mut file = fs::File::create(&slow).unwrap();
-    pair.write("quick", 1000, 40);
-    // Writes on until the other file is shared, which thus does not wait for this one.
-    let begun = Instant::now();
-    let mut written = 0_u64;
-    let quick = loop {
-        file.write_all(&[7; 4096]).unwrap();
-        written += 4096;
-        let soon = tokio::time::timeout(Duration::from_millis(100), pair.events.next());
-        match soon.await {
-            Ok(Some(Event::Shared { id, .. })) => break id,
-            _ => assert!(begun.elapsed() < DEADLINE, "the other file is not shared"),
-        }
-    };
-    assert_eq!(pair.hashed(), 4);
-    let tree = pair.fetch(quick).await;
-    assert!(tree.contains_key("quick") && !tree.contains_key("slow"));
-    file.write_all(&[8; 4096]).unwrap();
-    drop(file);
-    let whole = pair.next_form().await;
-    assert_eq!(fs::metadata(&slow).unwrap().len(), written + 4096);
-    assert_eq!(pair.fetch(whole).await, files::tree(&pair.folder));
-    assert_eq!(pair.hashed(), 5, "hashed once, when it was whole");
-    pair.stop().await;
+    steadily(async || {
+        let (mut pair, _) = Pair::start().await;
+        let slow = pair.folder.join("slow");
+        let writer = Writer::start(&slow);
+        pair.write("quick", 1000, 40);
+        // The other file is shared meanwhile, and thus does not wait for this one.
+        let quick = pair.next_form().await;
+        let hashed = pair.hashed();
+        let tree = pair.try_fetch(quick).await;
+        let written = writer.stop()?;
+        assert_eq!(hashed, 4);
+        let tree = tree.unwrap();
+        assert!(tree.contains_key("quick") && !tree.contains_key("slow"));
+        let whole = pair.next_form().await;
+        assert_eq!(fs::metadata(&slow).unwrap().len(), written);
+        assert_eq!(pair.fetch(whole).await, files::tree(&pair.folder));
+        assert_eq!(pair.hashed(), 5, "hashed once, when it was whole");
+        pair.stop().await;
+        Some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listed_file_that_is_being_written_to_stays_listed() {
-    use std::io::Write;
-    let (mut pair, first) = Pair::start().await;
-    let before = pair.reader.list(first, DEADLINE).await.unwrap().entries;
-    let mut file = fs::File::options()
-        .append(true)
-        .open(pair.folder.join("a"))
-        .unwrap();
-    pair.write("quick", 1000, 40);
-    let begun = Instant::now();
-    let quick = loop {
-        file.write_all(&[7; 4096]).unwrap();
-        let soon = tokio::time::timeout(Duration::from_millis(100), pair.events.next());
-        match soon.await {
-            Ok(Some(Event::Shared { id, .. })) => break id,
-            _ => assert!(begun.elapsed() < DEADLINE, "the other file is not shared"),
-        }
-    };
-    let mut listed = pair.reader.list(quick, DEADLINE).await.unwrap().entries;
-    listed.retain(|entry| entry.path != "quick");
-    assert_eq!(listed, before);
-    drop(file);
-    let whole = pair.next_form().await;
-    assert_eq!(pair.fetch(whole).await, files::tree(&pair.folder));
-    assert_eq!(pair.hashed(), 5);
-    pair.stop().await;
+    steadily(async || {
+        let (mut pair, first) = Pair::start().await;
+        let before = pair.reader.list(first, DEADLINE).await.unwrap().entries;
+        let writer = Writer::start(&pair.folder.join("a"));
+        pair.write("quick", 1000, 40);
+        let quick = pair.next_form().await;
+        let listed = pair.reader.list(quick, DEADLINE).await;
+        writer.stop()?;
+        let mut listed = listed.unwrap().entries;
+        listed.retain(|entry| entry.path != "quick");
+        assert_eq!(listed, before);
+        let whole = pair.next_form().await;
+        assert_eq!(pair.fetch(whole).await, files::tree(&pair.folder));
+        assert_eq!(pair.hashed(), 5);
+        pair.stop().await;
+        Some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

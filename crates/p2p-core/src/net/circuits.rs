@@ -18,13 +18,18 @@ use libp2p::{
     Multiaddr, PeerId, Transport, TransportError,
     core::transport::{DialOpts, ListenerId, TransportEvent},
     multiaddr::Protocol,
-    relay::{client, outbound::hop::ConnectError},
+    relay::{
+        client,
+        outbound::hop::{ConnectError, ProtocolViolation},
+    },
 };
 use tokio::sync::watch;
 
-/// The first of several dials is waited for this long: the relay may not be reached where it looked for it.
-const HEAD_START: Duration = Duration::from_secs(2);
-/// After a refusal, and twice as long after each further one, up to the last.
+/// From a circuit to the connection over it. Until then the other dials are not told that they were in vain, for they may be
+/// somebody else's, who would take it that the peer is not there.
+const HANDSHAKE: Duration = Duration::from_secs(3);
+/// After a refusal, and twice as long after each second one, up to the last: the peer may be about to get its place at the
+/// relay, and a fetch gives up after half a minute.
 const FIRST_PAUSE: Duration = Duration::from_secs(4);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
 /// Pairs of a relay and a peer that are remembered.
@@ -119,18 +124,16 @@ async fn ask(
     asked: Arc<Mutex<Asked>>,
     dial: impl Future<Output = Result<client::Connection, client::transport::Error>>,
 ) -> Result<client::Connection, CircuitError> {
-    let mut insists = false;
     let ours = loop {
-        let mut other = match lock(&asked).turn(pair, insists, Instant::now())? {
+        let mut other = match lock(&asked).turn(pair, Instant::now())? {
             Turn::Ours(ours) => break ours,
             Turn::Others(other) => other,
         };
-        let ended = tokio::time::timeout(HEAD_START, other.wait_for(|opened| *opened)).await;
-        match ended {
-            Ok(Ok(_)) => return Err(CircuitError::Opened),
-            // It was refused, or failed, or was given up.
-            Ok(Err(_)) => {}
-            Err(_) => insists = true,
+        // Over another address of the relay nothing would be faster: libp2p asks over the first connection that there is
+        // to the relay, or dials it once.
+        if other.wait_for(|opened| *opened).await.is_ok() {
+            tokio::time::sleep(HANDSHAKE).await;
+            return Err(CircuitError::Opened);
         }
     };
     let dialled = dial.await;
@@ -149,7 +152,10 @@ async fn ask(
 fn is_refusal(error: &client::transport::Error) -> bool {
     use client::transport::Error;
     match error {
-        Error::Connect(error) => !matches!(error, ConnectError::Io(_)),
+        Error::Connect(
+            ConnectError::Io(_) | ConnectError::Protocol(ProtocolViolation::Codec(_)),
+        ) => false,
+        Error::Connect(_) => true,
         _ => false,
     }
 }
@@ -178,11 +184,12 @@ enum Turn {
 }
 
 impl Asked {
-    /// Whose turn it is; one that insists waits for nobody.
-    fn turn(&mut self, pair: Pair, insists: bool, now: Instant) -> Result<Turn, CircuitError> {
+    /// Whose turn it is.
+    fn turn(&mut self, pair: Pair, now: Instant) -> Result<Turn, CircuitError> {
         let (ours, under_way) = watch::channel(false);
         if self.0.len() >= MAX_PAIRS && !self.0.contains_key(&pair) {
-            self.0.retain(|_, asking| asking.matters(now));
+            self.0
+                .retain(|_, asking| asking.matters(now) || asking.other().is_some());
             if self.0.len() >= MAX_PAIRS {
                 return Ok(Turn::Ours(ours));
             }
@@ -194,7 +201,7 @@ impl Asked {
         if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
             return Err(CircuitError::Refused { wait });
         }
-        if let Some(other) = asking.other().filter(|_| !insists) {
+        if let Some(other) = asking.other() {
             return Ok(Turn::Others(other.clone()));
         }
         asking.under_way = Some(under_way);
@@ -209,7 +216,10 @@ impl Asked {
     /// The relay refused.
     fn refused(&mut self, pair: Pair, now: Instant) {
         if let Some(asking) = self.0.get_mut(&pair) {
-            let pause = FIRST_PAUSE.saturating_mul(1 << asking.refusals.min(10));
+            if !asking.matters(now) {
+                asking.refusals = 0;
+            }
+            let pause = FIRST_PAUSE.saturating_mul(1 << (asking.refusals / 2).min(10));
             asking.refusals = asking.refusals.saturating_add(1);
             asking.refused_until = Some(now + pause.min(LAST_PAUSE));
         }
@@ -223,12 +233,10 @@ impl Asking {
         other.filter(|other| other.has_changed().is_ok())
     }
 
-    /// Whether it makes a difference to the next dial. A refusal does for as long again as it had to be waited for.
+    /// Whether the last refusal was so lately that it counts.
     fn matters(&self, now: Instant) -> bool {
-        let refused = self
-            .refused_until
-            .is_some_and(|until| now < until + LAST_PAUSE);
-        refused || self.other().is_some()
+        self.refused_until
+            .is_some_and(|until| now < until + LAST_PAUSE)
     }
 }
 
@@ -269,34 +277,40 @@ mod tests {
     fn after_each_refusal_the_pause_is_longer_until_there_is_a_circuit() {
         let (mut asked, pair, start) = (Asked::default(), any_pair(), Instant::now());
         let mut now = start;
-        for seconds in [4, 8, 16, 32, 60, 60] {
-            let _ours = ours(asked.turn(pair, false, now));
+        for seconds in [4, 4, 8, 8, 16, 16, 32, 32, 60, 60] {
+            let _ours = ours(asked.turn(pair, now));
             asked.refused(pair, now);
             let pause = Duration::from_secs(seconds);
-            assert_eq!(wait(asked.turn(pair, false, now)), pause);
-            // Neither does it help to insist, and others are asked for.
-            assert_eq!(wait(asked.turn(pair, true, now)), pause);
-            let _other = ours(asked.turn((pair.0, PeerId::random()), false, now));
+            assert_eq!(wait(asked.turn(pair, now)), pause);
+            // Others are asked for.
+            let _other = ours(asked.turn((pair.0, PeerId::random()), now));
             now += pause;
         }
-        let _ours = ours(asked.turn(pair, false, now));
+        let _ours = ours(asked.turn(pair, now));
         asked.opened(pair);
-        let _ours = ours(asked.turn(pair, false, now));
+        let _ours = ours(asked.turn(pair, now));
         asked.refused(pair, now);
-        assert_eq!(wait(asked.turn(pair, false, now)), FIRST_PAUSE);
+        assert_eq!(wait(asked.turn(pair, now)), FIRST_PAUSE);
+
+        // Those of this morning do not count.
+        for _ in 0..10 {
+            asked.refused(pair, now);
+        }
+        let late = now + LAST_PAUSE + LAST_PAUSE;
+        let _ours = ours(asked.turn(pair, late));
+        asked.refused(pair, late);
+        assert_eq!(wait(asked.turn(pair, late)), FIRST_PAUSE);
     }
 
     #[test]
     fn one_asks_and_the_others_wait_for_it() {
         let (mut asked, pair, now) = (Asked::default(), any_pair(), Instant::now());
-        let first = ours(asked.turn(pair, false, now));
-        assert!(matches!(asked.turn(pair, false, now), Ok(Turn::Others(_))));
-        let second = ours(asked.turn(pair, true, now));
-        drop(first);
-        assert!(matches!(asked.turn(pair, false, now), Ok(Turn::Others(_))));
+        let first = ours(asked.turn(pair, now));
+        assert!(matches!(asked.turn(pair, now), Ok(Turn::Others(_))));
         // One that ended otherwise is followed by the next.
-        drop(second);
-        let _third = ours(asked.turn(pair, false, now));
+        drop(first);
+        let _second = ours(asked.turn(pair, now));
+        assert!(matches!(asked.turn(pair, now), Ok(Turn::Others(_))));
     }
 
     #[test]
@@ -304,12 +318,12 @@ mod tests {
         let (mut asked, now) = (Asked::default(), Instant::now());
         for _ in 0..2 * MAX_PAIRS {
             let pair = any_pair();
-            let _ours = ours(asked.turn(pair, false, now));
+            let _ours = ours(asked.turn(pair, now));
             asked.refused(pair, now);
         }
         assert_eq!(asked.0.len(), MAX_PAIRS);
         let late = now + FIRST_PAUSE + LAST_PAUSE;
-        let _ours = ours(asked.turn(any_pair(), false, late));
+        let _ours = ours(asked.turn(any_pair(), late));
         assert_eq!(asked.0.len(), 1);
     }
 
@@ -320,7 +334,7 @@ mod tests {
         let failing = || async { Err(client::transport::Error::MalformedMultiaddr) };
 
         let pair = any_pair();
-        let first = ours(lock(&asked).turn(pair, false, Instant::now()));
+        let first = ours(lock(&asked).turn(pair, Instant::now()));
         let second = tokio::spawn(ask(pair, Arc::clone(&asked), never()));
         tokio::task::yield_now().await;
         first.send_replace(true);
@@ -328,7 +342,7 @@ mod tests {
         assert!(matches!(second.await.unwrap(), Err(CircuitError::Opened)));
 
         let pair = any_pair();
-        let first = ours(lock(&asked).turn(pair, false, Instant::now()));
+        let first = ours(lock(&asked).turn(pair, Instant::now()));
         let second = tokio::spawn(ask(pair, Arc::clone(&asked), failing()));
         tokio::task::yield_now().await;
         drop(first);

@@ -268,13 +268,21 @@ impl Net {
         self.dial_if(peer, all, Vec::new(), PeerCondition::Disconnected)
     }
 
-    /// Makes another connection to a peer that is connected already.
+    /// Makes another connection to a peer that is connected already, at one of these addresses and no other.
     pub(crate) fn dial_besides(&mut self, peer: NodeId, addresses: &[Address]) {
+        let Some(peer) = translate::peer_id(peer) else {
+            return;
+        };
         let allowed = addresses
             .iter()
             .map(|address| address.as_multiaddr().clone());
         let allowed = allowed.filter(|address| self.guard.allows(address));
-        self.dial_if(peer, allowed.collect(), Vec::new(), PeerCondition::Always);
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::Always)
+            .addresses(allowed.collect())
+            .build();
+        // The error says that there is no such address: then it stays at the one connection.
+        let _ = self.swarm.dial(options);
     }
 
     fn dial_if(

@@ -126,11 +126,11 @@ async fn the_servers_of_the_dht_are_asked_what_they_hold() {
     assert!(check.providers.is_empty() && check.holders.is_empty());
 
     // As another sees it, who has nothing; and of what nobody has.
-    let check = second.check(id, Duration::from_secs(10)).await.unwrap();
+    let check = second.check(id, DEADLINE).await.unwrap();
     assert_eq!((check.here, check.available), (None, true));
     assert_eq!(check.providers, [node.id()]);
     let nothing = ContentId::of(b"nobody has this");
-    let check = node.check(nothing, Duration::from_secs(10)).await.unwrap();
+    let check = node.check(nothing, Duration::from_secs(5)).await.unwrap();
     assert!(!check.available && check.providers.is_empty(), "{check:?}");
     for node in [node, second, first] {
         node.shutdown().await;

@@ -54,8 +54,19 @@ pub(super) enum Command {
     Withdrawn { ids: Vec<ContentId> },
     /// Content is no longer shared.
     Unshared { id: ContentId },
-    /// What is left of the shares of a content is unlisted.
-    Hidden { id: ContentId },
+    /// One of the shares of a content has ended, and this is how it is shared now.
+    Left {
+        /// The file or folder itself, as the share that is left names it.
+        manifest: Box<SignedManifest>,
+        /// Not shown in the catalog, nor found by name.
+        unlisted: bool,
+        /// Whom it is for.
+        audience: Audience,
+        /// Of it and its files, what everyone may have.
+        open: Vec<ContentId>,
+        /// The others.
+        closed: Vec<ContentId>,
+    },
     /// Content is no longer here, or damaged: it is announced no more.
     Lost { ids: Vec<ContentId>, changed: bool },
     /// Bytes a second from now on.

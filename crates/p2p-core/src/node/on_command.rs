@@ -46,7 +46,13 @@ impl Driver {
                 self.withdraw(&[id]);
                 self.hands.tell(Event::Unshared { id });
             }
-            Command::Hidden { id } => self.hide(id),
+            Command::Left {
+                manifest,
+                unlisted,
+                audience,
+                open,
+                closed,
+            } => self.left(*manifest, unlisted, audience, &open, &closed),
             Command::Lost { ids, changed } => {
                 self.withdraw(&ids);
                 for id in ids.into_iter().filter(|_| changed) {
@@ -125,13 +131,34 @@ impl Driver {
             self.withdraw(entries);
             self.withdraw(&[id]);
         }
+        self.place(manifest, unlisted, audience);
+        self.hands.tell(Event::Shared { id, name, size });
+    }
+
+    /// Content is shared no longer as it was, but still as the share says that is left.
+    fn left(
+        &mut self,
+        manifest: SignedManifest,
+        unlisted: bool,
+        audience: Audience,
+        open: &[ContentId],
+        closed: &[ContentId],
+    ) {
+        self.withdraw(closed);
+        for id in open {
+            self.announce(*id, Pace::Spread);
+        }
+        self.place(manifest, unlisted, audience);
+    }
+
+    /// Shows content if it has a place in the catalog.
+    fn place(&mut self, manifest: SignedManifest, unlisted: bool, audience: Audience) {
         if unlisted {
-            self.hide(id);
+            self.hide(manifest.claims().content);
         } else {
             self.show(manifest, audience);
         }
         self.dirty = true;
-        self.hands.tell(Event::Shared { id, name, size });
     }
 
     /// Shows and announces these contents no longer.

@@ -158,6 +158,7 @@ impl Driver {
         tracing::info!(%peer, "a hole was punched: the connection is direct now");
         let change = self.hands.peers.on_direct(peer, address);
         self.hands.tell_peer(change);
+        self.hands.moved = true;
         self.offer_peer(peer);
     }
 

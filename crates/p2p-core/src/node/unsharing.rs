@@ -9,14 +9,14 @@ use super::{
     Node,
     command::Command,
     error::ShareError,
-    importing::real_path,
+    importing::{real_path, sign},
     inventory::{entries_here, forget_strays, unshare},
     share::{ShareInfo, ShareRef},
 };
 use crate::{
     audience::Audience,
-    content::ContentId,
-    store::{ShareRecord, StoreError},
+    content::{ContentId, SignedManifest},
+    store::{Imported, ShareRecord, StoreError},
 };
 
 impl Node {
@@ -41,10 +41,8 @@ impl Node {
                 self.send(Command::Unshared { id: info.id }).await?;
                 let ids = entries.clone();
                 self.send(Command::Withdrawn { ids }).await?;
-            } else if !self.is_listed(info.id).await? {
-                self.send(Command::Hidden { id: info.id }).await?;
-                let ids = self.closed_now(info.id).await?;
-                self.send(Command::Withdrawn { ids }).await?;
+            } else if let Some(left) = self.left(info.id).await? {
+                self.send(left).await?;
             }
         }
         Ok(ended.into_iter().map(|(info, _)| info).collect())
@@ -74,27 +72,45 @@ impl Node {
         Ok(())
     }
 
-    /// Whether one of the shares of a content may be seen by everyone.
-    async fn is_listed(&self, id: ContentId) -> Result<bool, ShareError> {
-        let shares = self.with_store(move |store| store.shares_of(id)).await??;
-        let is_listed =
-            |share: &ShareRecord| !share.unlisted && share.audience == Audience::Everyone;
-        Ok(shares.iter().any(|(_, share)| is_listed(share)))
-    }
-
-    /// Of a content and of what it lists, what is not for everyone.
-    async fn closed_now(&self, id: ContentId) -> Result<Vec<ContentId>, ShareError> {
-        let gate = Arc::clone(self.gate());
-        let closed = self.with_store(move |store| {
+    /// How a content is shared by the shares that are left of it: by the one that is for the most.
+    async fn left(&self, id: ContentId) -> Result<Option<Command>, ShareError> {
+        let (gate, keys) = (Arc::clone(self.gate()), Arc::clone(self.keys()));
+        let left = self.with_store(move |store| {
+            let shares = store.shares_of(id)?.into_iter().map(|(_, share)| share);
+            let by_reach =
+                |share: &ShareRecord| (share.audience != Audience::Everyone, share.unlisted);
+            let Some(share) = shares.min_by_key(by_reach) else {
+                return Ok(None);
+            };
+            let manifests = store.manifests(id)?;
+            let ours = keys.publisher();
+            let mut signed = manifests.iter().map(SignedManifest::claims);
+            let Some(claims) = signed.find(|claims| claims.publisher == ours) else {
+                return Ok(None);
+            };
+            // The name that the other share had is nobody's business any more.
+            let content = Imported {
+                id,
+                size: claims.size,
+                attributes: claims.attributes.filter(|_| share.keep),
+            };
+            let manifest = sign(store, &keys, share.kind, content, &share.name)?;
             let entries = entries_here(store, id)?.into_iter();
-            let mut closed = Vec::new();
+            let (mut open, mut closed) = (Vec::new(), Vec::new());
             for id in entries.map(|entry| entry.content).chain([id]) {
-                if !gate.is_open(store, id)? {
-                    closed.push(id);
+                match gate.is_open(store, id)? {
+                    true => open.push(id),
+                    false => closed.push(id),
                 }
             }
-            Ok::<_, StoreError>(closed)
+            Ok::<_, ShareError>(Some(Command::Left {
+                manifest: Box::new(manifest),
+                unlisted: share.unlisted,
+                audience: share.audience,
+                open,
+                closed,
+            }))
         });
-        Ok(closed.await??)
+        left.await?
     }
 }

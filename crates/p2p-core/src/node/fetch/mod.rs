@@ -1,6 +1,7 @@
 //! Fetching: from an id or a ticket to a file or folder.
 
 pub(crate) mod handle;
+mod patience;
 pub(crate) mod plan;
 pub(crate) mod prepare;
 mod readers;

@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::{
     FetchState, Fetched, Goal, Order, Outcome, Progress, SourceBytes,
+    patience::Met,
     prepare::{self, Prepared},
     readers::Seat,
     receive::{Report, What},
@@ -40,8 +41,6 @@ use crate::{
 
 /// How often progress is told, and stalls and timeouts are looked for.
 const TICK: Duration = Duration::from_millis(200);
-/// When every manifest seen so far was refused, how long to wait for a better one.
-const REFUSAL_GRACE: Duration = Duration::from_secs(2);
 
 pub(super) enum Stage {
     Searching,
@@ -74,20 +73,11 @@ pub(crate) struct Session {
     pub(super) alive_at: Instant,
     pub(super) searched_at: Option<Instant>,
     /// How the last holders that were there were met.
-    met: Option<Met>,
+    pub(super) met: Option<Met>,
     tick_at: Instant,
-    progress: watch::Sender<Progress>,
+    pub(super) progress: watch::Sender<Progress>,
     reply: Option<oneshot::Sender<Result<Outcome, FetchError>>>,
     pub(super) outcome: Option<Result<Outcome, FetchError>>,
-}
-
-/// How holders were met.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Met {
-    /// So that content may come from them.
-    ForContent,
-    /// Through a relay, which is not for content.
-    ThroughRelay,
 }
 
 impl Session {
@@ -250,6 +240,8 @@ impl Session {
             Ok(transfer) => self.stage = Stage::Transfer(Box::new(transfer)),
             Err(why) => return self.end(Err(FetchError::Verification(why))),
         }
+        // However long it took to prepare, nobody is late yet.
+        self.alive_at = hands.now;
         let peers: Vec<NodeId> = self.sources.keys().copied().collect();
         for peer in peers {
             self.offer(peer, hands.now);
@@ -417,12 +409,7 @@ impl Session {
         self.refresh(hands);
         self.seat_readers(hands);
         self.check_refusal(hands.now);
-        if self.sources.values().any(|source| source.have.is_some()) {
-            self.met = Some(match self.all_are_far() {
-                true => Met::ThroughRelay,
-                false => Met::ForContent,
-            });
-        }
+        self.note_met();
         self.check_timeout(hands.now);
         if let Stage::Transfer(transfer) = &mut self.stage {
             transfer.watch_disk(hands.now);
@@ -430,108 +417,6 @@ impl Session {
         }
         self.pump(hands);
         self.tell(hands.now);
-    }
-
-    fn check_refusal(&mut self, now: Instant) {
-        if !matches!(self.stage, Stage::Searching) || !self.trusted.is_empty() {
-            return;
-        }
-        if *self.policy() == TrustPolicy::Any {
-            return;
-        }
-        let answered = self
-            .sources
-            .values()
-            .all(|source| source.manifests != Manifests::Asked);
-        let unsigned = self
-            .sources
-            .values()
-            .any(|source| source.have.is_some() && source.manifests == Manifests::Known);
-        if let Some((error, since)) = &self.refused {
-            if answered && now.saturating_duration_since(*since) >= REFUSAL_GRACE {
-                let error = error.clone();
-                self.end(Err(error.into()));
-            }
-        } else if answered
-            && unsigned
-            && now.saturating_duration_since(self.alive_at) >= REFUSAL_GRACE
-        {
-            self.end(Err(FetchError::Untrusted { publisher: None }));
-        }
-    }
-
-    fn check_timeout(&mut self, now: Instant) {
-        if matches!(&self.stage, Stage::Transfer(transfer) if transfer.is_resting()) {
-            self.alive_at = now;
-        }
-        let idle = now.saturating_duration_since(self.alive_at);
-        if idle < self.order.timeout || self.outcome.is_some() {
-            return;
-        }
-        match &self.stage {
-            Stage::Preparing | Stage::Finishing => {}
-            Stage::Transfer(transfer) if transfer.is_waiting_for_disk(now) => {}
-            Stage::Transfer(_) | Stage::Searching => {
-                let found = self.sources.values().any(|source| source.have.is_some());
-                let met = self.met.filter(|_| !found);
-                let error = if self.all_are_far() || met == Some(Met::ThroughRelay) {
-                    FetchError::RelayOnly
-                } else if found {
-                    FetchError::Timeout {
-                        why: self.stall(now).unwrap_or_else(|| "nothing arrived".into()),
-                    }
-                } else if met.is_some() {
-                    FetchError::Timeout {
-                        why: "those who had it are gone, and cannot be reached any more".into(),
-                    }
-                } else {
-                    FetchError::NotFound {
-                        waited: self.order.timeout,
-                    }
-                };
-                self.end(Err(error));
-            }
-        }
-    }
-
-    /// Whether there are holders, and each of them is met through a relay only.
-    fn all_are_far(&self) -> bool {
-        let holders = self.sources.values().filter(|source| source.have.is_some());
-        let mut holders = holders.filter(|source| source.connected).peekable();
-        holders.peek().is_some() && holders.all(|source| source.far)
-    }
-
-    fn stall(&self, now: Instant) -> Option<String> {
-        match &self.stage {
-            Stage::Searching | Stage::Transfer(_) if self.all_are_far() => {
-                Some("trying to reach the provider directly: it is met through a relay".into())
-            }
-            Stage::Searching if self.refused.is_some() => {
-                Some("no manifest that the policy accepts".into())
-            }
-            Stage::Searching => Some("no provider found".into()),
-            Stage::Transfer(transfer) => transfer.stall(now),
-            Stage::Preparing | Stage::Finishing => None,
-        }
-    }
-
-    fn tell(&self, now: Instant) {
-        let mut told = Progress {
-            id: self.id,
-            name: self.trusted.first().map(|m| m.name.clone()),
-            done: 0,
-            size: self.trusted.first().map(|m| m.size),
-            rate: 0,
-            sources: 0,
-            state: FetchState::Searching,
-            stall: self.stall(now),
-        };
-        match &self.stage {
-            Stage::Transfer(transfer) => transfer.tell(&mut told, now),
-            Stage::Finishing => told.state = FetchState::Finishing,
-            Stage::Searching | Stage::Preparing => {}
-        }
-        self.progress.send_replace(told);
     }
 
     /// When this session next needs a turn.

@@ -43,6 +43,8 @@ pub(super) struct Source {
     pub(super) far: bool,
     /// It sends no content through a relay, it said.
     pub(super) declines_relay: bool,
+    /// Whether it had something at any time.
+    pub(super) met: bool,
     /// Whether `Have` is under way.
     pub(super) asking: bool,
     pub(super) ask_at: Instant,
@@ -156,6 +158,7 @@ impl Session {
                 connected: true,
                 far: false,
                 declines_relay: false,
+                met: false,
                 asking: false,
                 ask_at: hands.now,
                 asked_at: hands.now,
@@ -205,7 +208,7 @@ impl Session {
         };
         source.connected = false;
         // What its operator says may be another thing when it comes back.
-        source.declines_relay = false;
+        (source.far, source.declines_relay) = (false, false);
         source.asking = false;
         source.have = None;
         source.entries = None;
@@ -320,7 +323,10 @@ impl Session {
             Err(_) => {}
         }
         if source.have.is_some() && !was_found {
-            self.alive_at = hands.now;
+            // To meet somebody through a relay again and again is no progress.
+            if !std::mem::replace(&mut source.met, true) || !hands.peers.is_relayed(peer) {
+                self.alive_at = hands.now;
+            }
             source.exchange_at = hands.now + EXCHANGE_FIRST;
             self.ask_manifests(peer, hands);
             self.ask_providers(peer, hands);
