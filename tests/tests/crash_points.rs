@@ -20,7 +20,7 @@ use p2p_tests::{
 };
 
 /// A start after a crash takes no longer.
-const RESTART: Duration = Duration::from_secs(30);
+const RESTART: Duration = Duration::from_secs(15);
 /// Points tried for each command, unless all are.
 const POINTS: usize = 10;
 /// Times of one call by one thread after which a full sweep goes on with the next call.
@@ -178,20 +178,13 @@ impl Bench {
         assert!(!counts.is_empty(), "it does nothing to the disk");
         tell(&format!("{}: {counts:?}", step.arguments.join(" ")));
         self.check_files(&step.files);
-        let full = std::env::var_os("P2P_TESTS_SWEEP").is_some_and(|sweep| sweep == "full");
         let all: Vec<(String, usize)> = counts
             .into_iter()
             .flat_map(|(call, count)| {
-                // Next time the calls may be those of more threads, none of which makes as many.
-                let most = if full {
-                    count.min(MOST_OF_ONE_CALL)
-                } else {
-                    count.div_ceil(2)
-                };
-                (1..=most).map(move |nth| (call.clone(), nth))
+                (1..=count.min(MOST_OF_ONE_CALL)).map(move |nth| (call.clone(), nth))
             })
             .collect();
-        if full {
+        if std::env::var_os("P2P_TESTS_SWEEP").is_some_and(|sweep| sweep == "full") {
             return all;
         }
         // Spread over all of them, the last one too.

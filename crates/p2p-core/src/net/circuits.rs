@@ -288,7 +288,7 @@ mod tests {
         }
         let _ours = ours(asked.turn(pair, now));
         asked.opened(pair);
-        let _ours = ours(asked.turn(pair, now));
+        drop(ours(asked.turn(pair, now)));
         asked.refused(pair, now);
         assert_eq!(wait(asked.turn(pair, now)), FIRST_PAUSE);
 
