@@ -72,14 +72,15 @@ impl Node {
         Ok(())
     }
 
-    /// How a content is shared by the shares that are left of it: by the one that is for the most.
+    /// How a content is shared by the shares that are left of it: by one that is for everyone, if the others let everyone
+    /// have it.
     async fn left(&self, id: ContentId) -> Result<Option<Command>, ShareError> {
         let (gate, keys) = (Arc::clone(self.gate()), Arc::clone(self.keys()));
         let left = self.with_store(move |store| {
             let shares = store.shares_of(id)?.into_iter().map(|(_, share)| share);
-            let by_reach =
-                |share: &ShareRecord| (share.audience != Audience::Everyone, share.unlisted);
-            let Some(share) = shares.min_by_key(by_reach) else {
+            let is_open = gate.is_open(store, id)?;
+            let fits = |share: &ShareRecord| (share.audience == Audience::Everyone) == is_open;
+            let Some(share) = shares.min_by_key(|share| (!fits(share), share.unlisted)) else {
                 return Ok(None);
             };
             let manifests = store.manifests(id)?;
