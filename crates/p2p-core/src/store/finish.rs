@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use self::ready::{Ready, check_complete, open_part, ready, ready_entry};
+use super::adopt::adopt;
 use super::checkpoint::sync_together;
 use super::content::{Content, Located};
 use super::fs::{FileHandle, FileKind, FileSystem};
-use super::import::adopt;
 use super::part::{PartFile, PartRoot};
 use super::record::{ContentRecord, PathRecord};
 use super::space::{Need, Room};

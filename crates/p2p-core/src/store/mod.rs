@@ -15,6 +15,7 @@
 //! A content is `Complete`, `Partial` (being fetched), `Changed` or `Missing` ([`State`]). No lock is held while a
 //! caller's closure runs.
 
+mod adopt;
 mod announced;
 mod batch;
 mod begin;

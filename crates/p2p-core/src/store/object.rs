@@ -4,9 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::adopt::adopt;
 use super::fs::{Access, FileHandle, FileKind, FileSystem, Stat};
 use super::hash::{Hashed, Meter, cores, hash_file};
-use super::import::adopt;
 use super::record::{ContentRecord, FileStamp, Place, State};
 use super::shared::{Shared, now};
 use super::space::Need;
