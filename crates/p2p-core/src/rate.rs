@@ -37,6 +37,9 @@ impl Bucket {
     }
 }
 
+/// A sleeping thread looks this often whether it still has to.
+const NAP: Duration = Duration::from_millis(50);
+
 /// A limit shared by the threads that move bytes, which can be changed while they do.
 #[derive(Debug, Clone)]
 pub(crate) struct RateLimit(Option<Arc<Mutex<Option<Bucket>>>>);
@@ -72,6 +75,22 @@ impl RateLimit {
                 .map_or(Duration::ZERO, |bucket| bucket.take(bytes, now))
         })
     }
+
+    /// Takes `bytes` and sleeps until they may be used. False, and at once, when nobody wants them any more.
+    pub(crate) fn pay(&self, bytes: u64, is_over: impl Fn() -> bool) -> bool {
+        let now = Instant::now();
+        let until = now + self.take(bytes, now);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            if is_over() {
+                return false;
+            }
+            std::thread::sleep(left.min(NAP));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -88,6 +107,14 @@ mod tests {
         }
         let took = now.duration_since(start).as_secs_f64();
         assert!((24.0..25.5).contains(&took), "{took}");
+    }
+
+    #[test]
+    fn nobody_sleeps_for_what_is_not_wanted() {
+        let limit = RateLimit::new(Some(1), Instant::now());
+        assert!(limit.pay(1_000_000, || false), "the first is a burst");
+        let begun = Instant::now();
+        assert!(!limit.pay(1, || begun.elapsed() > NAP));
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub(crate) struct SessionId(pub(crate) u64);
 const BUDGET: usize = 64;
 /// The longest sleep: address book, idle peers and lost neighbours are looked at this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
+/// What works on when the node has stopped, on a slow disk maybe, is waited for so long.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// See the module.
 pub(super) struct Driver {
@@ -231,8 +233,15 @@ impl Driver {
         if saved.await.is_err() {
             tracing::error!("the saving thread failed");
         }
-        // Closes every connection, and with them the channels that the working threads read and write.
+        // Closes every connection, and with them the channels that the working threads read and write. They hold the
+        // store: when they have ended, another node may open it.
+        let mut jobs = std::mem::take(&mut self.hands.jobs);
         drop(self);
+        jobs.abort_all();
+        let ended = async { while jobs.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_PATIENCE, ended).await.is_err() {
+            tracing::warn!("some of what was under way takes long to end");
+        }
         if let Some(done) = done {
             let _ = done.send(());
         }

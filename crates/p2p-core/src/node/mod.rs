@@ -337,7 +337,8 @@ impl Node {
         self.inner.store.set_cache_size(bytes);
     }
 
-    /// Stops the node: ends what is under way, keeping what was verified, and closes all connections.
+    /// Stops the node: ends what is under way, keeping what was verified, and closes all connections. Its data directory
+    /// is free for another node when the other handles of this one are dropped, too.
     pub async fn shutdown(self) {
         let inner = Arc::clone(&self.inner);
         // It fails only with the runtime.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::sync::mpsc;
 
-use super::{driver::clock, gate::Gate};
+use super::gate::Gate;
 use crate::{
     audience::Asker,
     content::{BlockIndex, ContentId},
@@ -109,9 +109,8 @@ impl Upload<'_> {
                 Ok(verified) => {
                     let bytes = verified.into_bytes();
                     let len = bytes.len() as u64;
-                    let wait = self.limit.take(len, clock().0);
-                    if !wait.is_zero() {
-                        std::thread::sleep(wait);
+                    if !self.limit.pay(len, || self.frames.is_closed()) {
+                        return Err(Gone);
                     }
                     self.send(Frame::Block {
                         item: number,

@@ -6,6 +6,7 @@ pub(crate) mod plan;
 pub(crate) mod prepare;
 mod readers;
 pub(crate) mod receive;
+mod search;
 pub(crate) mod session;
 mod sources;
 pub(crate) mod transfer;

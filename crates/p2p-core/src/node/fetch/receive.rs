@@ -10,7 +10,7 @@ use crate::{
     content::{BLOCK_LEN, VerifiedBlock},
     download::RequestId,
     net::wire::{Frame, ItemStatus},
-    node::driver::{SessionId, clock},
+    node::driver::SessionId,
     rate::RateLimit,
     store::{Content, Store, StoreError},
 };
@@ -103,9 +103,9 @@ impl Receiver {
         while let Some(frame) = self.next_frame(writer)? {
             match frame {
                 Frame::Block { item, index, bytes } => {
-                    let wait = self.limit.take(bytes.len() as u64, clock().0);
-                    if !wait.is_zero() {
-                        std::thread::sleep(wait);
+                    let reports = &self.reports;
+                    if !self.limit.pay(bytes.len() as u64, || reports.is_closed()) {
+                        return Err(Stop::Gone);
                     }
                     self.on_block(writer, item, index, bytes)?;
                 }

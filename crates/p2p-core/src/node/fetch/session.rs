@@ -8,7 +8,7 @@
 //! ```
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -61,6 +61,8 @@ pub(crate) struct Session {
     pub(super) whole: bool,
     pub(super) sources: BTreeMap<NodeId, Source>,
     pub(super) slots: Vec<NodeId>,
+    /// Those whom the user named.
+    pub(super) named: BTreeSet<NodeId>,
     pub(super) trusted: Vec<TrustedManifest>,
     pub(super) refused: Option<(ManifestError, Instant)>,
     collection: Option<Arc<Collection>>,
@@ -98,6 +100,7 @@ impl Session {
             seats: Vec::new(),
             sources: BTreeMap::new(),
             slots: Vec::new(),
+            named: BTreeSet::new(),
             trusted: Vec::new(),
             refused: None,
             collection: None,

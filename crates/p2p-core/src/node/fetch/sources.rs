@@ -2,19 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use super::session::{Session, Stage};
+use super::{
+    search::EXCHANGE_FIRST,
+    session::{Session, Stage},
+};
 use crate::{
-    content::{Address, BlockSet, ManifestError, NodeId, SignedManifest},
+    content::{BlockSet, ManifestError, NodeId, SignedManifest},
     download::{Holdings, SourceId},
     net::{
         NetFault,
         wire::{Query, Reply},
     },
     node::{
-        driver::{Asked, Hands, LookupFor},
+        driver::{Asked, Hands},
         fetch::Goal,
     },
-    peers::FoundBy,
     store::State,
 };
 
@@ -25,12 +27,6 @@ const HAVE_PAUSE: Duration = Duration::from_millis(100);
 const DENIED_PAUSE: Duration = Duration::from_secs(10);
 /// Unless it is known to be fetching it.
 const INTEREST_PAUSE: Duration = Duration::from_millis(500);
-/// A provider is asked for others again after this, then with doubling pauses up to the longest: those who start together
-/// must hear of each other while there is something left to share.
-const EXCHANGE_FIRST: Duration = Duration::from_millis(500);
-const EXCHANGE_LAST: Duration = Duration::from_secs(60);
-/// The DHT and the other providers are asked again at most this often.
-const SEARCH_PAUSE: Duration = Duration::from_secs(5);
 /// Peers that one fetch keeps track of.
 const MAX_SOURCES: usize = 512;
 
@@ -115,32 +111,6 @@ impl Session {
             Err(error) => {
                 self.refused.get_or_insert((error.clone(), hands.now));
                 Err(error)
-            }
-        }
-    }
-
-    /// Somebody says that this peer has it.
-    pub(crate) fn hear_of(
-        &mut self,
-        peer: NodeId,
-        addresses: &[Address],
-        by: FoundBy,
-        hands: &mut Hands,
-    ) {
-        if peer == hands.local {
-            return;
-        }
-        hands.heard_of(peer, addresses, by);
-        if hands.peers.is_connected(peer) {
-            self.on_peer(peer, hands);
-            self.ask_manifests(peer, hands);
-        } else {
-            let mut all = addresses.to_vec();
-            all.extend(hands.peers.addresses(peer).iter().cloned());
-            if matches!(by, FoundBy::Manual | FoundBy::Ticket) {
-                hands.net.dial_now(peer, &all);
-            } else {
-                hands.net.dial(peer, &all);
             }
         }
     }
@@ -343,7 +313,7 @@ impl Session {
     }
 
     /// A partial holder whose turn it is to be asked again.
-    fn may_have_news(&self, peer: NodeId, now: Instant) -> bool {
+    pub(super) fn may_have_news(&self, peer: NodeId, now: Instant) -> bool {
         let folder = self.wants_entries();
         self.sources.get(&peer).is_some_and(|source| {
             let full = if folder {
@@ -385,57 +355,6 @@ impl Session {
         self.advance(hands);
     }
 
-    /// Providers known to a provider.
-    pub(crate) fn on_providers(
-        &mut self,
-        peer: NodeId,
-        answer: Result<Reply, NetFault>,
-        hands: &mut Hands,
-    ) {
-        if let Ok(Reply::Providers { providers }) = answer {
-            for provider in providers {
-                let addresses = hands.hearsay(provider.addresses(), Some(peer));
-                self.hear_of(provider.node(), &addresses, FoundBy::Exchange, hands);
-            }
-        }
-    }
-
-    pub(super) fn ask_providers(&self, peer: NodeId, hands: &mut Hands) {
-        let asked = Asked::Providers {
-            session: self.number,
-            peer,
-        };
-        hands.ask(peer, Query::Providers { content: self.id }, asked);
-    }
-
-    /// Providers known to the DHT.
-    pub(crate) fn on_lookup(&mut self, peers: &[NodeId], hands: &mut Hands) {
-        for peer in peers {
-            self.hear_of(*peer, &[], FoundBy::Dht, hands);
-        }
-    }
-
-    /// Asks the DHT, and the providers found so far, for more.
-    pub(super) fn search(&mut self, hands: &mut Hands) {
-        let due = self
-            .searched_at
-            .is_none_or(|at| hands.now.saturating_duration_since(at) >= SEARCH_PAUSE);
-        if !due {
-            return;
-        }
-        self.searched_at = Some(hands.now);
-        hands.lookup(self.id, LookupFor::Session(self.number));
-        let providers: Vec<NodeId> = self
-            .sources
-            .iter()
-            .filter(|(_, source)| source.connected && source.have.is_some())
-            .map(|(peer, _)| *peer)
-            .collect();
-        for peer in providers {
-            self.ask_providers(peer, hands);
-        }
-    }
-
     /// Tells the scheduler what a source holds. One that is met through a relay has to be reached directly first.
     pub(super) fn offer(&mut self, peer: NodeId, now: Instant) {
         let Stage::Transfer(transfer) = &mut self.stage else {
@@ -470,34 +389,6 @@ impl Session {
         };
         if let Some(holdings) = holdings {
             transfer.offer(source.slot, holdings, now);
-        }
-    }
-
-    /// Asks partial holders again, and all of them for others, and looks for more while there is nobody.
-    pub(super) fn refresh(&mut self, hands: &mut Hands) {
-        let peers: Vec<NodeId> = self.sources.keys().copied().collect();
-        for peer in peers {
-            if self.may_have_news(peer, hands.now) {
-                self.ask_have(peer, hands);
-            }
-            self.exchange(peer, hands);
-        }
-        let alone = self.sources.values().all(|source| source.have.is_none());
-        if alone && !matches!(self.stage, Stage::Finishing) {
-            self.search(hands);
-        }
-    }
-
-    /// Asks a provider for others, if it is time.
-    fn exchange(&mut self, peer: NodeId, hands: &mut Hands) {
-        let Some(source) = self.sources.get_mut(&peer) else {
-            return;
-        };
-        let is_provider = source.connected && source.have.is_some() && !source.blamed;
-        if is_provider && source.exchange_at <= hands.now {
-            source.exchange_pause = source.exchange_pause.saturating_mul(2).min(EXCHANGE_LAST);
-            source.exchange_at = hands.now + source.exchange_pause;
-            self.ask_providers(peer, hands);
         }
     }
 
