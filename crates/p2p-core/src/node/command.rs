@@ -52,11 +52,13 @@ pub(super) enum Command {
     },
     /// Shared content is gone: it is announced and shown no longer, until it is shared again.
     Withdrawn { ids: Vec<ContentId> },
+    /// Content that everyone may have is here: announce it.
+    Offered { ids: Vec<ContentId> },
     /// Content is no longer shared.
     Unshared { id: ContentId },
-    /// One of the shares of a content has ended, and this is how it is shared now.
+    /// Of the shares of a content one has come or gone, and this is how it is shared now by all.
     Left {
-        /// The file or folder itself, as the share that is left names it.
+        /// The file or folder itself.
         manifest: Box<SignedManifest>,
         /// Not shown in the catalog, nor found by name.
         unlisted: bool,

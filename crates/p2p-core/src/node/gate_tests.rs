@@ -93,6 +93,13 @@ impl House {
         fetch.start().await?.await.map(drop)
     }
 
+    /// Whether what is shared as this is announced.
+    async fn is_announced(&self, id: ContentId) -> bool {
+        let shares = self.source.shares().await.unwrap();
+        let mut shares = shares.iter().filter(|share| share.id == id);
+        shares.any(|share| share.announced != Announcement::Off)
+    }
+
     /// Starts the source again.
     async fn restart(mut self) -> Self {
         let data = self.dir.path().join("source");
@@ -381,14 +388,62 @@ async fn of_two_shares_of_the_same_the_one_that_is_left_counts() {
     assert_eq!(shown.len(), 1);
     house.get(&house.friend, first.id, "copy").await.unwrap();
 
-    // One that was restricted ends: what is left is for everyone, and shown to everyone.
+    // What everyone may have already is not taken back by a share that is not for everyone, and stays when that ends.
     house.source.share(&twin).await.unwrap();
-    let share = house.source.share(&folder).audience(house.friends());
+    for step in ["shared", "unshared"] {
+        if step == "shared" {
+            let share = house.source.share(&folder).audience(house.friends());
+            share.await.unwrap();
+        } else {
+            let unshared = house.source.unshare(ShareRef::Path(folder.clone())).await;
+            assert_eq!(unshared.unwrap().len(), 1);
+        }
+        let shown = house.stranger.catalog(source).await.unwrap();
+        assert_eq!(shown.len(), 1, "{step}");
+        house.get(&house.stranger, first.id, step).await.unwrap();
+        assert!(house.is_announced(first.id).await, "{step}");
+    }
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_in_two_shares_is_for_whom_the_one_is_that_is_left() {
+    let house = House::new().await;
+    let [open, closed] = ["open.txt", "closed.txt"].map(|name| house.dir.path().join(name));
+    for path in [&open, &closed] {
+        fs::write(path, FILES[0].1.repeat(100_000)).unwrap();
+    }
+    house.source.share(&open).await.unwrap();
+    let share = house.source.share(&closed).audience(house.friends());
     share.await.unwrap();
-    assert!(house.stranger.catalog(source).await.unwrap().is_empty());
-    let unshared = house.source.unshare(ShareRef::Path(folder)).await;
+    house.get(&house.stranger, file(0), "first").await.unwrap();
+    let forget = async |node: &Node| node.remove(file(0), true).await.unwrap();
+    forget(&house.stranger).await;
+    let unshared = house.source.unshare(ShareRef::Path(open.clone())).await;
     assert_eq!(unshared.unwrap().len(), 1);
-    assert_eq!(house.stranger.catalog(source).await.unwrap().len(), 1);
-    house.get(&house.stranger, first.id, "open").await.unwrap();
+    assert!(house.is_refused(&house.stranger, file(0)).await);
+    assert!(!house.is_announced(file(0)).await);
+    // It is served from where it is shared.
+    fs::remove_file(&open).unwrap();
+    house.get(&house.friend, file(0), "second").await.unwrap();
+    forget(&house.friend).await;
+
+    let house = house.restart().await;
+    assert!(house.is_refused(&house.stranger, file(0)).await);
+    // A folder that has it, too, is for everyone.
+    let folder = house.dir.path().join("folder");
+    house.source.share(&folder).await.unwrap();
+    house.get(&house.stranger, file(0), "third").await.unwrap();
+    forget(&house.stranger).await;
+    house.source.unshare(ShareRef::Path(closed)).await.unwrap();
+    house.get(&house.stranger, file(0), "fourth").await.unwrap();
+    forget(&house.stranger).await;
+    house.source.share(folder.join("a.txt")).await.unwrap();
+    let unshared = house.source.unshare(ShareRef::Path(folder.join("a.txt")));
+    assert_eq!(unshared.await.unwrap().len(), 1);
+    house.get(&house.stranger, file(0), "fifth").await.unwrap();
+    forget(&house.stranger).await;
+    house.source.unshare(ShareRef::Path(folder)).await.unwrap();
+    assert!(house.is_refused(&house.stranger, file(0)).await);
     house.stop().await;
 }

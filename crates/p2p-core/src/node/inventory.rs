@@ -75,14 +75,19 @@ pub(super) fn share_infos(store: &Store, sizes: &FolderSizes) -> Result<Vec<Shar
     Ok(infos)
 }
 
-/// The files that went with the last share of a folder; `None` if other shares of the content are left.
-pub(super) type Gone = Option<Vec<ContentId>>;
+/// A share that has ended.
+pub(super) struct Ended {
+    pub(super) info: ShareInfo,
+    /// Whether it was the last of its content.
+    pub(super) was_last: bool,
+    /// What went with it.
+    pub(super) gone: BTreeSet<ContentId>,
+    /// Of the files of its folder, and itself, what is here otherwise.
+    pub(super) left: Vec<ContentId>,
+}
 
-/// Ends shares; of each, if it was the last of its content, the files of its folder that went with it.
-pub(super) fn unshare(
-    store: &Store,
-    what: &ShareRef,
-) -> Result<Vec<(ShareInfo, Gone)>, ShareError> {
+/// Ends shares.
+pub(super) fn unshare(store: &Store, what: &ShareRef) -> Result<Vec<Ended>, ShareError> {
     let wanted = match what {
         ShareRef::Id(id) => id.to_string(),
         ShareRef::Path(path) => path.display().to_string(),
@@ -90,16 +95,14 @@ pub(super) fn unshare(
     let mut ended = Vec::new();
     for (path, share) in named(store, what)? {
         let size = store.info(share.id)?.map_or(0, |info| info.size);
-        let is_last = store.shares_of(share.id)?.len() <= 1;
-        let gone = if is_last {
-            // Its record goes with the last of its contents: until then, also after a crash, it is for whom it was.
-            let gone = forget_unshared(store, share.id, share.kind)?;
-            store.remove_share(&path)?;
-            Some(gone)
-        } else {
-            store.remove_share(&path)?;
-            None
-        };
+        let was_last = store.shares_of(share.id)?.len() <= 1;
+        let entries = entries_here(store, share.id)?.into_iter();
+        let mut left: BTreeSet<ContentId> = entries.map(|entry| entry.content).collect();
+        left.insert(share.id);
+        // Its record goes with the last of its contents: until then, also after a crash, it is for whom it was.
+        let gone = forget_unshared(store, &path, &share, was_last)?;
+        store.remove_share(&path)?;
+        left.retain(|id| !gone.contains(id));
         let info = ShareInfo {
             id: share.id,
             path,
@@ -112,7 +115,12 @@ pub(super) fn unshare(
             audience: share.audience,
             announced: Announcement::Off,
         };
-        ended.push((info, gone));
+        ended.push(Ended {
+            info,
+            was_last,
+            gone,
+            left: left.into_iter().collect(),
+        });
     }
     if ended.is_empty() {
         return Err(ShareError::NotShared(wanted));
@@ -181,31 +189,32 @@ pub(super) fn remove(
     Ok((ids, deleted))
 }
 
-/// What is no longer shared is no longer served: a file at once; of a folder also the files that nothing else shares.
-/// Those are returned.
-pub(super) fn forget_unshared(
+/// What is no longer shared is no longer served from there, and not at all if it is in no other share and was not fetched.
+/// Returns what is forgotten.
+fn forget_unshared(
     store: &Store,
-    id: ContentId,
-    kind: Kind,
-) -> Result<Vec<ContentId>, ShareError> {
-    let mut gone = Vec::new();
-    if kind == Kind::Collection {
-        let shared: BTreeSet<ContentId> = store
-            .shares()?
-            .into_iter()
-            .map(|(_, share)| share.id)
-            .collect();
-        for entry in entries_here(store, id)? {
-            let kept = shared.contains(&entry.content)
-                || store.info(entry.content)?.is_some_and(|info| info.download);
-            if !kept {
-                gone.push(entry.content);
-            }
-        }
-        store.forget_all(&gone, false)?;
+    path: &Path,
+    share: &ShareRecord,
+    was_last: bool,
+) -> Result<BTreeSet<ContentId>, ShareError> {
+    let mut others = paths_of_shares(store)?;
+    others.remove(path);
+    let mut gone = store.leave(path, |file| is_within(file, &others))?;
+    // It is in a folder that is shared.
+    let is_elsewhere = || Ok::<_, StoreError>(store.shared_at(share.id)?.len() > 1);
+    if was_last && !is_elsewhere()? {
+        store.forget(share.id, false)?;
+        gone.insert(share.id);
     }
-    store.forget(id, false)?;
     Ok(gone)
+}
+
+fn paths_of_shares(store: &Store) -> Result<BTreeSet<PathBuf>, StoreError> {
+    Ok(store.shares()?.into_iter().map(|(path, _)| path).collect())
+}
+
+fn is_within(file: &Path, shares: &BTreeSet<PathBuf>) -> bool {
+    file.ancestors().any(|above| shares.contains(above))
 }
 
 /// Forgets what was hashed at and below a path for a share that did not come to be, or is no more: what is nowhere else, and
@@ -222,6 +231,9 @@ pub(super) fn forget_strays(store: &Store, path: &Path) -> Result<(), StoreError
     let mut strays = store.only_at(path)?;
     strays.retain(|id| !kept.contains(id));
     store.forget_all(&strays, false)?;
+    // What is elsewhere, too, is not served from there.
+    let shares = paths_of_shares(store)?;
+    store.leave(path, |file| is_within(file, &shares))?;
     Ok(())
 }
 

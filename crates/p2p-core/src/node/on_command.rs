@@ -42,6 +42,11 @@ impl Driver {
                 }
             }
             Command::Withdrawn { ids } => self.withdraw(&ids),
+            Command::Offered { ids } => {
+                for id in ids {
+                    self.announce(id, Pace::Spread);
+                }
+            }
             Command::Unshared { id } => {
                 self.withdraw(&[id]);
                 self.hands.tell(Event::Unshared { id });

@@ -262,6 +262,9 @@ impl Share {
             Kind::Collection => hashed.entries.len() as u64,
             _ => 1,
         };
+        let is_open = audience == Audience::Everyone;
+        let entries = hashed.entries.iter().copied();
+        let ids: Vec<ContentId> = entries.chain([hashed.content.id]).collect();
         node.send(Command::Shared {
             manifest: Box::new(manifest.clone()),
             unlisted,
@@ -269,6 +272,10 @@ impl Share {
             entries: hashed.entries,
         })
         .await?;
+        // It may be shared with everyone already, as something else.
+        if !is_open && let Some(left) = node.left(hashed.content.id, ids).await? {
+            node.send(left).await?;
+        }
         if let Some(followed) = followed {
             let path = path.clone();
             let expected = false;

@@ -10,7 +10,7 @@ use super::{
     command::Command,
     error::ShareError,
     importing::{real_path, sign},
-    inventory::{entries_here, forget_strays, unshare},
+    inventory::{forget_strays, unshare},
     share::{ShareInfo, ShareRef},
 };
 use crate::{
@@ -31,21 +31,49 @@ impl Node {
         let ended = self
             .with_store(move |store| unshare(store, &what))
             .await??;
-        let paths: Vec<PathBuf> = ended.iter().map(|(info, _)| info.path.clone()).collect();
+        let paths: Vec<PathBuf> = ended.iter().map(|end| end.info.path.clone()).collect();
         for path in &paths {
             self.gate().set(path, Audience::Everyone);
         }
         self.unfollow(paths).await?;
-        for (info, gone) in &ended {
-            if let Some(entries) = gone {
-                self.send(Command::Unshared { id: info.id }).await?;
-                let ids = entries.clone();
-                self.send(Command::Withdrawn { ids }).await?;
-            } else if let Some(left) = self.left(info.id).await? {
+        let mut infos = Vec::new();
+        for end in ended {
+            let id = end.info.id;
+            let ids = end.gone.into_iter().collect();
+            self.send(Command::Withdrawn { ids }).await?;
+            if end.was_last {
+                self.send(Command::Unshared { id }).await?;
+                let (open, closed) = self.judged(end.left).await?;
+                self.send(Command::Withdrawn { ids: closed }).await?;
+                self.send(Command::Offered { ids: open }).await?;
+            } else if let Some(left) = self.left(id, end.left).await? {
                 self.send(left).await?;
             }
+            infos.push(end.info);
         }
-        Ok(ended.into_iter().map(|(info, _)| info).collect())
+        Ok(infos)
+    }
+
+    /// Of these contents, what everyone may have, and the others.
+    async fn judged(
+        &self,
+        ids: Vec<ContentId>,
+    ) -> Result<(Vec<ContentId>, Vec<ContentId>), ShareError> {
+        let gate = Arc::clone(self.gate());
+        let judged = self.with_store(move |store| {
+            let (mut open, mut closed) = (Vec::new(), Vec::new());
+            for id in ids {
+                let is_here = store
+                    .content(id)?
+                    .is_some_and(|content| content.is_complete());
+                match is_here && gate.is_open(store, id)? {
+                    true => open.push(id),
+                    false => closed.push(id),
+                }
+            }
+            Ok::<_, StoreError>((open, closed))
+        });
+        Ok(judged.await??)
     }
 
     /// What was to be shared at a path when it appears there is not expected any more.
@@ -72,13 +100,17 @@ impl Node {
         Ok(())
     }
 
-    /// How a content is shared by the shares that are left of it: by one that is for everyone, if the others let everyone
-    /// have it.
-    async fn left(&self, id: ContentId) -> Result<Option<Command>, ShareError> {
-        let (gate, keys) = (Arc::clone(self.gate()), Arc::clone(self.keys()));
+    /// How a content is shared by all of its shares together, and of these contents what everyone may have.
+    pub(super) async fn left(
+        &self,
+        id: ContentId,
+        ids: Vec<ContentId>,
+    ) -> Result<Option<Command>, ShareError> {
+        let (open, closed) = self.judged(ids).await?;
+        let keys = Arc::clone(self.keys());
         let left = self.with_store(move |store| {
             let shares = store.shares_of(id)?.into_iter().map(|(_, share)| share);
-            let is_open = gate.is_open(store, id)?;
+            let is_open = open.contains(&id);
             let fits = |share: &ShareRecord| (share.audience == Audience::Everyone) == is_open;
             let Some(share) = shares.min_by_key(|share| (!fits(share), share.unlisted)) else {
                 return Ok(None);
@@ -96,14 +128,6 @@ impl Node {
                 attributes: claims.attributes.filter(|_| share.keep),
             };
             let manifest = sign(store, &keys, share.kind, content, &share.name)?;
-            let entries = entries_here(store, id)?.into_iter();
-            let (mut open, mut closed) = (Vec::new(), Vec::new());
-            for id in entries.map(|entry| entry.content).chain([id]) {
-                match gate.is_open(store, id)? {
-                    true => open.push(id),
-                    false => closed.push(id),
-                }
-            }
             Ok::<_, ShareError>(Some(Command::Left {
                 manifest: Box::new(manifest),
                 unlisted: share.unlisted,

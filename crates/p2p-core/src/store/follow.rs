@@ -1,11 +1,14 @@
 //! Following files that others write to: what is heard of a file, and what is left when it is gone.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::record::State;
+use super::record::{PathRecord, State};
 use super::{Store, StoreError, files};
 use crate::content::ContentId;
+
+/// Files that are forgotten in one commit.
+const TOGETHER: usize = 10_000;
 
 /// A file that is not what it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,11 +89,7 @@ impl Store {
         if gone.is_empty() {
             return Ok(());
         }
-        let mut batch = self.shared.index.write(false)?;
-        for (path, _) in &gone {
-            batch.remove_path(path)?;
-        }
-        batch.commit()?;
+        self.forget_paths(&gone, false)?;
         let shared = self.shared_ids()?;
         let ids: BTreeSet<ContentId> = gone.iter().map(|(_, record)| record.id).collect();
         let ids: Vec<ContentId> = ids.into_iter().filter(|id| !shared.contains(id)).collect();
@@ -102,6 +101,62 @@ impl Store {
             .map(|(id, _)| id)
             .collect();
         self.forget_missing(&missing)
+    }
+
+    /// Forgets the files at and below a path, but for those that stay and those that this node has written; and their
+    /// contents, if these are nowhere else and not shared themselves. The contents that are elsewhere are served from there.
+    /// Returns those that are forgotten.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`], [`StoreError::NoSpace`].
+    pub(crate) fn leave(
+        &self,
+        path: &Path,
+        stays: impl Fn(&Path) -> bool,
+    ) -> Result<BTreeSet<ContentId>, StoreError> {
+        let mut left = self.shared.index.paths_under(&[files::to_bytes(path)])?;
+        left.retain(|(path, record)| !record.download && !stays(&files::from_bytes(path)));
+        if left.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        self.forget_paths(&left, true)?;
+        let ids: BTreeSet<ContentId> = left.iter().map(|(_, record)| record.id).collect();
+        let ids: Vec<ContentId> = ids.into_iter().collect();
+        let states = self.shared.resolve_all(&ids)?;
+        {
+            // Whoever is being served goes on; who asks anew is served from where it is now.
+            let mut open = self.open.lock();
+            for id in &ids {
+                open.complete.remove(id);
+            }
+        }
+        let shared = self.shared_ids()?;
+        let mut nowhere = Vec::new();
+        for (id, state) in ids.into_iter().zip(states) {
+            let is_here = matches!(state, Some(State::Complete | State::Partial));
+            if !is_here && !shared.contains(&id) && self.shared.index.copies(id)?.is_empty() {
+                nowhere.push(id);
+            }
+        }
+        for some in nowhere.chunks(TOGETHER) {
+            self.forget_missing(&some.iter().copied().collect())?;
+        }
+        Ok(nowhere.into_iter().collect())
+    }
+
+    fn forget_paths(
+        &self,
+        paths: &[(Vec<u8>, PathRecord)],
+        durable: bool,
+    ) -> Result<(), StoreError> {
+        for some in paths.chunks(TOGETHER) {
+            let mut batch = self.shared.index.write(durable)?;
+            for (path, _) in some {
+                batch.remove_path(path)?;
+            }
+            batch.commit()?;
+        }
+        Ok(())
     }
 
     /// Removes all that is known of contents that are nowhere, with one commit.
