@@ -200,7 +200,7 @@ impl Net {
                 .listen_on(address.as_multiaddr().clone())
                 .map_err(|error| NetError::Listen {
                     address: address.clone(),
-                    why: error.to_string(),
+                    why: translate::transport_reason(&error),
                 })?;
         }
         Ok(Self {

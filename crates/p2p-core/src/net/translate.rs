@@ -329,13 +329,10 @@ impl Net {
 fn reason(error: &DialError) -> String {
     match error {
         DialError::Transport(tried) => {
-            let tried = tried.iter().take(3).map(|(address, error)| {
-                let why = match error {
-                    TransportError::MultiaddrNotSupported(_) => "not supported here".to_owned(),
-                    TransportError::Other(error) => innermost(error),
-                };
-                format!("{address}: {why}")
-            });
+            let tried = tried
+                .iter()
+                .take(3)
+                .map(|(address, error)| format!("{address}: {}", transport_reason(error)));
             tried.collect::<Vec<_>>().join("; ")
         }
         DialError::WrongPeerId { obtained, .. } => {
@@ -345,6 +342,14 @@ fn reason(error: &DialError) -> String {
         DialError::NoAddresses => "no address is known".into(),
         DialError::Denied { .. } => "the limit of connections is reached".into(),
         DialError::Aborted | DialError::DialPeerConditionFalse(_) => "the dial was given up".into(),
+    }
+}
+
+/// What a transport has against an address, in one line.
+pub(super) fn transport_reason(error: &TransportError<io::Error>) -> String {
+    match error {
+        TransportError::MultiaddrNotSupported(_) => "not supported here".to_owned(),
+        TransportError::Other(error) => innermost(error),
     }
 }
 

@@ -184,7 +184,8 @@ pub enum FetchError {
     /// Those who have it are met through a relay, and could not be reached directly in time.
     #[error(
         "those who have it can only be met through a relay, which is not for content: a port has to be opened on one side \
-         (forward it to that machine, or have the router allow UPnP), or both sides have to set relay_data = true"
+         (forward it to that machine, or have the router allow UPnP), or both sides have to set relay_data = true and meet \
+         at a relay whose relay_bytes are several blocks of 256 KiB"
     )]
     RelayOnly,
     /// A manifest's signature does not verify.

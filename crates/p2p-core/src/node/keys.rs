@@ -196,8 +196,11 @@ pub(super) fn write_private(path: &Path, text: &str) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
+    let written = file
+        .write_all(text.as_bytes())
+        .and_then(|()| file.sync_all());
+    // Half a key, on a full disk, would be taken for a damaged one.
+    written.inspect_err(|_| _ = fs::remove_file(path))
 }
 
 #[cfg(test)]

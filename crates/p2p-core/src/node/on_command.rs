@@ -181,12 +181,14 @@ impl Driver {
         address: &Address,
         reply: oneshot::Sender<Result<(), ConnectError>>,
     ) {
-        self.hands
-            .heard_of(peer, &[address.without_node()], FoundBy::Manual);
         if self.hands.peers.is_connected(peer) {
+            // Whether the peer is there as well is not looked into, and so not remembered.
+            self.hands.heard_of(peer, &[], FoundBy::Manual);
             let _ = reply.send(Ok(()));
             return;
         }
+        self.hands
+            .heard_of(peer, &[address.without_node()], FoundBy::Manual);
         if peer == self.hands.local || !self.hands.net.dial_now(peer, &[address.without_node()]) {
             let why = "the address is this node's own, or not one that may be dialled".to_owned();
             let _ = reply.send(Err(ConnectError::Failed { peer, why }));
