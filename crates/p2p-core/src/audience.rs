@@ -1,8 +1,8 @@
 //! Who may have what is shared. Pure.
 //!
 //! A share that is not for everyone restricts what lies below its path, from before it is hashed until it is shared no
-//! longer. Content is judged by where it lies: it is for those who may have what lies at one of these places. Until they are
-//! shared, the listing of a folder and what the store keeps a copy of lie nowhere, and are restricted by their ids.
+//! longer. Content is judged by where it lies; the listing of a folder and what the store keeps a copy of lie in no
+//! share, and are restricted by their ids.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

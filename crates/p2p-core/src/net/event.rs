@@ -99,6 +99,8 @@ pub(crate) enum NetEvent {
         speaks_ours: bool,
         /// It offers to relay.
         relays: bool,
+        /// It keeps records of the DHT.
+        serves_dht: bool,
         /// Where it sees us.
         observed: Option<Address>,
     },

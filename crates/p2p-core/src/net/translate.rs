@@ -255,10 +255,12 @@ impl Net {
             .filter(|listed| self.may_have(&peer_id, listed))
             .take(MAX_ADDRESSES)
             .collect();
+        let mut serves_dht = false;
         if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
             kad.store_mut().on_reachable(peer_id, listen.clone());
             let name = kad.protocol_names().first().map(ToString::to_string);
-            if name.is_some_and(|name| info.protocols.iter().any(|p| p.as_ref() == name)) {
+            serves_dht = name.is_some_and(|name| speaks(&name));
+            if serves_dht {
                 for address in &listen {
                     kad.add_address(&peer_id, address.clone());
                 }
@@ -271,6 +273,7 @@ impl Net {
             speaks_ours,
             observed: address(info.observed_addr),
             relays: info.protocols.contains(&relay::HOP_PROTOCOL_NAME),
+            serves_dht,
         })
     }
 

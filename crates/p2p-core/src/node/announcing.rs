@@ -169,6 +169,15 @@ impl Driver {
         });
     }
 
+    /// Sends the records again if those who kept them may have lost them.
+    pub(super) fn announce_to_returned(&mut self) {
+        if self.returning.take(self.hands.now) {
+            tracing::info!("a server of the DHT is back: what was announced is announced again");
+            self.announcer.on_moved(self.hands.now);
+            self.dirty = true;
+        }
+    }
+
     /// Starts what is due.
     pub(super) fn announce_due(&mut self) {
         while let Some(id) = self.announcer.next(self.hands.now) {

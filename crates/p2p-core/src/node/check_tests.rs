@@ -136,3 +136,47 @@ async fn the_servers_of_the_dht_are_asked_what_they_hold() {
         node.shutdown().await;
     }
 }
+
+/// Who keeps the records of a small network loses them when it is started anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_comes_back_is_told_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = config(&dir.path().join("server"), Vec::new());
+    settings.network.dht = DhtMode::Server;
+    let server = Node::start(settings.clone()).await.unwrap();
+    let mut client = config(&dir.path().join("client"), server.addresses());
+    client.network.dht = DhtMode::Client;
+    let node = Node::start(client).await.unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "for others").unwrap();
+    let id = node.share(&file).await.unwrap().id;
+    let is_named = async |server: NodeId| {
+        let named = async {
+            loop {
+                let check = node.check(id, Duration::from_secs(10)).await.unwrap();
+                let mut answers = check
+                    .servers
+                    .iter()
+                    .filter(|answer| answer.server == server);
+                let names = |named: &Vec<NodeId>| named.contains(&node.id());
+                if answers.any(|answer| answer.named.as_ref().is_some_and(names)) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, named).await.unwrap();
+    };
+    is_named(server.id()).await;
+    settings.network.listen = server
+        .addresses()
+        .iter()
+        .map(Address::without_node)
+        .collect();
+    server.shutdown().await;
+    let server = Node::start(settings).await.unwrap();
+    is_named(server.id()).await;
+    for node in [node, server] {
+        node.shutdown().await;
+    }
+}

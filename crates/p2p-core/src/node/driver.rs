@@ -29,6 +29,7 @@ use super::{
     housekeeping::LISTEN_GRACE,
     moving::Moves,
     publishing::PUBLISH_EVERY,
+    returning::Returning,
     serving::Upload,
     status::{Published, Status},
 };
@@ -92,6 +93,7 @@ pub(super) struct Driver {
     pub(super) external: Vec<Address>,
     pub(super) relays: Relays,
     pub(super) moves: Moves,
+    pub(super) returning: Returning,
     pub(super) reach: Reach,
     /// Servers that were asked what they hold, and who waits for it.
     pub(super) holder_questions: HashMap<HolderQuestion, (NodeId, mpsc::Sender<ServerAnswer>)>,
@@ -158,6 +160,7 @@ impl Driver {
             listening: Vec::new(),
             external: Vec::new(),
             moves,
+            returning: Returning::new(now),
             reach: Reach::default(),
             holder_questions: HashMap::new(),
             relays: Relays::new(uses_relays(&config.network), now),
@@ -251,6 +254,7 @@ impl Driver {
         self.announcer.on_wall(self.hands.now, self.hands.wall);
         self.dial_known_when_listening();
         self.announce_moved();
+        self.announce_to_returned();
         self.announce_due();
         self.keep_places();
         while let Some(upload) = self.admission.next() {
@@ -276,7 +280,11 @@ impl Driver {
         if let Some(due) = self.announcer.next_deadline() {
             deadline = deadline.min(due);
         }
-        let waits = [self.relays.next_deadline(), self.moves.next_deadline()];
+        let waits = [
+            self.relays.next_deadline(),
+            self.moves.next_deadline(),
+            self.returning.next_deadline(),
+        ];
         deadline = waits.into_iter().flatten().fold(deadline, Instant::min);
         for session in self.sessions.values() {
             deadline = deadline.min(session.next_deadline(self.hands.now));

@@ -116,15 +116,8 @@ impl Gate {
         if self.is_idle() {
             return Ok(true);
         }
-        // Not under the lock: it reads the index, and looks where the content is now.
-        let shared = store.shared_at(id)?;
-        if !shared.is_empty() {
-            let restrictions = self.read();
-            return Ok(shared
-                .iter()
-                .any(|path| restrictions.at(path).all(&includes)));
-        }
-        // What is not here any more is judged by where it was.
+        // Not under the lock: it reads the index, and looks where the content is now. What is not here any more is
+        // judged by where it was.
         let place = match store.content(id)? {
             Some(content) => Some(content.path()),
             None => store.place(id)?,

@@ -359,50 +359,28 @@ async fn of_two_shares_of_the_same_the_one_that_is_left_counts() {
     assert_eq!(unshared.unwrap().len(), 1);
     assert!(house.is_refused(&house.stranger, first.id).await);
 
-    // One that was for everyone ends: it is in the catalog only of those whom the other is for.
-    house.source.share(&twin).await.unwrap();
-    assert_eq!(
-        house
-            .stranger
-            .catalog(house.source.id())
-            .await
-            .unwrap()
-            .len(),
-        1
-    );
-    house
-        .source
-        .unshare(ShareRef::Path(twin.clone()))
-        .await
-        .unwrap();
-    assert!(
-        house
-            .stranger
-            .catalog(house.source.id())
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    // What is for everyone, too, is shown to those whom both are for, and stays so when the one for everyone ends.
     let source = house.source.id();
+    house.source.share(&twin).await.unwrap();
+    assert!(house.stranger.catalog(source).await.unwrap().is_empty());
+    assert!(!house.is_announced(first.id).await);
+    let unshared = house.source.unshare(ShareRef::Path(twin.clone())).await;
+    assert_eq!(unshared.unwrap().len(), 1);
+    assert!(house.stranger.catalog(source).await.unwrap().is_empty());
     let shown = house.friend.catalog(source).await.unwrap();
     assert_eq!(shown.len(), 1);
     house.get(&house.friend, first.id, "copy").await.unwrap();
 
-    // What everyone may have already is not taken back by a share that is not for everyone, and stays when that ends.
+    // One that was restricted ends: what is left is for everyone, and shown to everyone.
     house.source.share(&twin).await.unwrap();
-    for step in ["shared", "unshared"] {
-        if step == "shared" {
-            let share = house.source.share(&folder).audience(house.friends());
-            share.await.unwrap();
-        } else {
-            let unshared = house.source.unshare(ShareRef::Path(folder.clone())).await;
-            assert_eq!(unshared.unwrap().len(), 1);
-        }
-        let shown = house.stranger.catalog(source).await.unwrap();
-        assert_eq!(shown.len(), 1, "{step}");
-        house.get(&house.stranger, first.id, step).await.unwrap();
-        assert!(house.is_announced(first.id).await, "{step}");
-    }
+    let share = house.source.share(&folder).audience(house.friends());
+    share.await.unwrap();
+    assert!(house.stranger.catalog(source).await.unwrap().is_empty());
+    let unshared = house.source.unshare(ShareRef::Path(folder)).await;
+    assert_eq!(unshared.unwrap().len(), 1);
+    assert_eq!(house.stranger.catalog(source).await.unwrap().len(), 1);
+    assert!(house.is_announced(first.id).await);
+    house.get(&house.stranger, first.id, "open").await.unwrap();
     house.stop().await;
 }
 
@@ -430,18 +408,16 @@ async fn a_file_in_two_shares_is_for_whom_the_one_is_that_is_left() {
 
     let house = house.restart().await;
     assert!(house.is_refused(&house.stranger, file(0)).await);
-    // A folder that has it, too, is for everyone.
+    // A folder that has it, too, is for everyone, and is left in its turn.
     let folder = house.dir.path().join("folder");
     house.source.share(&folder).await.unwrap();
-    house.get(&house.stranger, file(0), "third").await.unwrap();
-    forget(&house.stranger).await;
     house.source.unshare(ShareRef::Path(closed)).await.unwrap();
-    house.get(&house.stranger, file(0), "fourth").await.unwrap();
+    house.get(&house.stranger, file(0), "third").await.unwrap();
     forget(&house.stranger).await;
     house.source.share(folder.join("a.txt")).await.unwrap();
     let unshared = house.source.unshare(ShareRef::Path(folder.join("a.txt")));
     assert_eq!(unshared.await.unwrap().len(), 1);
-    house.get(&house.stranger, file(0), "fifth").await.unwrap();
+    house.get(&house.stranger, file(0), "fourth").await.unwrap();
     forget(&house.stranger).await;
     house.source.unshare(ShareRef::Path(folder)).await.unwrap();
     assert!(house.is_refused(&house.stranger, file(0)).await);

@@ -14,6 +14,7 @@ use super::{
     share::{Announcement, ShareInfo, ShareRef, ShareState, state_of},
 };
 use crate::{
+    audience::Audience,
     content::{Collection, ContentId, Entry, Kind, SignedManifest},
     store::{Page, ShareRecord, State, Store, StoreError},
 };
@@ -95,13 +96,20 @@ pub(super) fn unshare(store: &Store, what: &ShareRef) -> Result<Vec<Ended>, Shar
     let mut ended = Vec::new();
     for (path, share) in named(store, what)? {
         let size = store.info(share.id)?.map_or(0, |info| info.size);
-        let was_last = store.shares_of(share.id)?.len() <= 1;
         let entries = entries_here(store, share.id)?.into_iter();
         let mut left: BTreeSet<ContentId> = entries.map(|entry| entry.content).collect();
         left.insert(share.id);
-        // Its record goes with the last of its contents: until then, also after a crash, it is for whom it was.
-        let gone = forget_unshared(store, &path, &share, was_last)?;
+        // What is left of it, also after a crash, is for whom it was.
+        let is_restricted = share.audience != Audience::Everyone;
+        if is_restricted {
+            store.begin_share(&path, share.audience.clone())?;
+        }
         store.remove_share(&path)?;
+        let was_last = store.shares_of(share.id)?.is_empty();
+        let gone = forget_unshared(store, &path, &share, was_last)?;
+        if is_restricted {
+            store.end_begun(&path)?;
+        }
         left.retain(|id| !gone.contains(id));
         let info = ShareInfo {
             id: share.id,
@@ -197,20 +205,51 @@ fn forget_unshared(
     share: &ShareRecord,
     was_last: bool,
 ) -> Result<BTreeSet<ContentId>, ShareError> {
-    let mut others = paths_of_shares(store)?;
-    others.remove(path);
-    let mut gone = store.leave(path, |file| is_within(file, &others))?;
-    // It is in a folder that is shared.
-    let is_elsewhere = || Ok::<_, StoreError>(store.shared_at(share.id)?.len() > 1);
-    if was_last && !is_elsewhere()? {
+    let others = match share.kind {
+        Kind::Collection => store.shares()?,
+        // Nothing is below a file.
+        _ => shares_around(store, path)?,
+    };
+    let listed = listed_near(store, path, &others)?;
+    let others: BTreeSet<PathBuf> = others.into_iter().map(|(at, _)| at).collect();
+    let mut gone = store.leave(path, |file, id| {
+        listed.contains(&id) && is_within(file, &others)
+    })?;
+    // A listing, or the store's own copy, is nowhere else; nor is what is not here.
+    let is_nowhere =
+        |info: crate::store::ContentInfo| info.path.is_none() || info.state != State::Complete;
+    let info = store.info(share.id)?.filter(|info| !info.download);
+    if was_last && info.is_some_and(is_nowhere) {
         store.forget(share.id, false)?;
         gone.insert(share.id);
     }
     Ok(gone)
 }
 
-fn paths_of_shares(store: &Store) -> Result<BTreeSet<PathBuf>, StoreError> {
-    Ok(store.shares()?.into_iter().map(|(path, _)| path).collect())
+/// The shares that a path lies in.
+fn shares_around(store: &Store, path: &Path) -> Result<Vec<(PathBuf, ShareRecord)>, StoreError> {
+    let mut around = Vec::new();
+    for above in path.ancestors() {
+        around.extend(store.share(above)?.map(|share| (above.to_owned(), share)));
+    }
+    Ok(around)
+}
+
+/// What shares around a path or below it are, and list.
+fn listed_near(
+    store: &Store,
+    path: &Path,
+    shares: &[(PathBuf, ShareRecord)],
+) -> Result<BTreeSet<ContentId>, StoreError> {
+    let mut listed = BTreeSet::new();
+    for (at, share) in shares {
+        if path.starts_with(at) || at.starts_with(path) {
+            listed.insert(share.id);
+            let entries = entries_here(store, share.id)?;
+            listed.extend(entries.into_iter().map(|entry| entry.content));
+        }
+    }
+    Ok(listed)
 }
 
 fn is_within(file: &Path, shares: &BTreeSet<PathBuf>) -> bool {
@@ -220,20 +259,17 @@ fn is_within(file: &Path, shares: &BTreeSet<PathBuf>) -> bool {
 /// Forgets what was hashed at and below a path for a share that did not come to be, or is no more: what is nowhere else, and
 /// neither shared nor listed by a share around it.
 pub(super) fn forget_strays(store: &Store, path: &Path) -> Result<(), StoreError> {
-    let mut kept = BTreeSet::new();
-    for (at, share) in store.shares()? {
-        kept.insert(share.id);
-        if path.starts_with(&at) || at.starts_with(path) {
-            let entries = entries_here(store, share.id)?;
-            kept.extend(entries.into_iter().map(|entry| entry.content));
-        }
-    }
+    let shares = store.shares()?;
+    let listed = listed_near(store, path, &shares)?;
+    let paths: BTreeSet<PathBuf> = shares.iter().map(|(at, _)| at.clone()).collect();
+    let shared: BTreeSet<ContentId> = shares.into_iter().map(|(_, share)| share.id).collect();
     let mut strays = store.only_at(path)?;
-    strays.retain(|id| !kept.contains(id));
+    strays.retain(|id| !shared.contains(id) && !listed.contains(id));
     store.forget_all(&strays, false)?;
     // What is elsewhere, too, is not served from there.
-    let shares = paths_of_shares(store)?;
-    store.leave(path, |file| is_within(file, &shares))?;
+    store.leave(path, |file, id| {
+        listed.contains(&id) && is_within(file, &paths)
+    })?;
     Ok(())
 }
 

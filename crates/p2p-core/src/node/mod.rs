@@ -32,6 +32,7 @@ mod publishing;
 mod query;
 mod read_ahead;
 mod reader;
+mod returning;
 mod serving;
 mod share;
 mod status;
@@ -473,8 +474,13 @@ impl Opened {
         let mut watched = Vec::new();
         let shares = store.shares()?;
         let gate = Gate::of(&store, &shares)?;
+        let mut shares = shares;
+        // Of several of the same content the last counts.
+        shares.sort_by_key(|(_, share)| share.audience == crate::Audience::Everyone);
         for (path, share) in shares {
-            if !share.unlisted {
+            // Within a share that is not for everyone there is nothing for everyone.
+            let is_closed = share.audience == crate::Audience::Everyone && !gate.is_open_at(&path);
+            if !share.unlisted && !is_closed {
                 let signed = store.manifests(share.id)?.into_iter();
                 // The same bytes may be shared unlisted as well, and the manifest have the name they have there.
                 let by_us = signed.filter(|manifest| {

@@ -86,6 +86,7 @@ impl Driver {
                 addresses,
                 speaks_ours,
                 relays,
+                serves_dht,
                 observed,
             } => {
                 // Of who has come to us, only the address that it came to would be told.
@@ -101,6 +102,10 @@ impl Driver {
                         .on_identified(peer, agent, addresses, speaks_ours, wall);
                 if relays {
                     self.on_relay(peer);
+                }
+                if serves_dht {
+                    let known = self.hands.net.dht_peers();
+                    self.returning.on_server(peer, known, self.hands.now);
                 }
                 self.hands.tell_peer(change);
                 self.check_dht();
@@ -249,6 +254,7 @@ impl Driver {
                 .insert(peer, (self.hands.now + LEAVE_GRACE, change));
         }
         self.relays.on_gone(peer);
+        self.returning.on_gone(peer);
         self.reach.on_gone(peer);
         for session in self.sessions.values_mut() {
             session.on_disconnected(peer, &self.hands);

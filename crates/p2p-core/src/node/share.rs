@@ -1,6 +1,9 @@
 //! Sharing a file or folder: hash, sign, remember, announce.
 
-use std::{cell::RefCell, fmt, future::IntoFuture, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell, collections::BTreeSet, fmt, future::IntoFuture, path::PathBuf, sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -264,7 +267,7 @@ impl Share {
         };
         let is_open = audience == Audience::Everyone;
         let entries = hashed.entries.iter().copied();
-        let ids: Vec<ContentId> = entries.chain([hashed.content.id]).collect();
+        let ids: BTreeSet<ContentId> = entries.chain([hashed.content.id]).collect();
         node.send(Command::Shared {
             manifest: Box::new(manifest.clone()),
             unlisted,
@@ -272,8 +275,12 @@ impl Share {
             entries: hashed.entries,
         })
         .await?;
-        // It may be shared with everyone already, as something else.
-        if !is_open && let Some(left) = node.left(hashed.content.id, ids).await? {
+        // It may be shared as something else, too, or lie in another share.
+        if (!is_open || !node.gate().is_idle())
+            && let Some(left) = node
+                .left(hashed.content.id, ids.into_iter().collect())
+                .await?
+        {
             node.send(left).await?;
         }
         if let Some(followed) = followed {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     audience::Audience,
     content::{ContentId, SignedManifest},
-    store::{Imported, ShareRecord, StoreError},
+    store::{Imported, ShareRecord, State, StoreError},
 };
 
 impl Node {
@@ -61,11 +61,10 @@ impl Node {
     ) -> Result<(Vec<ContentId>, Vec<ContentId>), ShareError> {
         let gate = Arc::clone(self.gate());
         let judged = self.with_store(move |store| {
+            let states = store.states(&ids)?;
             let (mut open, mut closed) = (Vec::new(), Vec::new());
-            for id in ids {
-                let is_here = store
-                    .content(id)?
-                    .is_some_and(|content| content.is_complete());
+            for (id, state) in ids.into_iter().zip(states) {
+                let is_here = matches!(state, Some((State::Complete, _)));
                 match is_here && gate.is_open(store, id)? {
                     true => open.push(id),
                     false => closed.push(id),
@@ -130,7 +129,8 @@ impl Node {
             let manifest = sign(store, &keys, share.kind, content, &share.name)?;
             Ok::<_, ShareError>(Some(Command::Left {
                 manifest: Box::new(manifest),
-                unlisted: share.unlisted,
+                // Within a share that is not for everyone there is nothing for everyone.
+                unlisted: share.unlisted || share.audience == Audience::Everyone && !is_open,
                 audience: share.audience,
                 open,
                 closed,

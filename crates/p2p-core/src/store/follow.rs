@@ -112,10 +112,12 @@ impl Store {
     pub(crate) fn leave(
         &self,
         path: &Path,
-        stays: impl Fn(&Path) -> bool,
+        stays: impl Fn(&Path, ContentId) -> bool,
     ) -> Result<BTreeSet<ContentId>, StoreError> {
         let mut left = self.shared.index.paths_under(&[files::to_bytes(path)])?;
-        left.retain(|(path, record)| !record.download && !stays(&files::from_bytes(path)));
+        left.retain(|(path, record)| {
+            !record.download && !stays(&files::from_bytes(path), record.id)
+        });
         if left.is_empty() {
             return Ok(BTreeSet::new());
         }
@@ -130,11 +132,11 @@ impl Store {
                 open.complete.remove(id);
             }
         }
-        let shared = self.shared_ids()?;
+        let index = &self.shared.index;
         let mut nowhere = Vec::new();
         for (id, state) in ids.into_iter().zip(states) {
             let is_here = matches!(state, Some(State::Complete | State::Partial));
-            if !is_here && !shared.contains(&id) && self.shared.index.copies(id)?.is_empty() {
+            if !is_here && index.copies(id)?.is_empty() && index.shares_of(id)?.is_empty() {
                 nowhere.push(id);
             }
         }

@@ -72,23 +72,6 @@ impl Store {
             .collect())
     }
 
-    /// The files that a content is in, but for those that this node has written, and what it is shared as.
-    ///
-    /// # Errors
-    /// [`StoreError::Index`].
-    pub(crate) fn shared_at(&self, id: ContentId) -> Result<Vec<PathBuf>, StoreError> {
-        let index = &self.shared.index;
-        let mut places = Vec::new();
-        for path in index.copies(id)? {
-            let known = index.path(&path)?;
-            if known.is_some_and(|known| known.id == id && !known.download) {
-                places.push(files::from_bytes(&path));
-            }
-        }
-        places.extend(index.shares_of(id)?.into_iter().map(|(path, _)| path));
-        Ok(places)
-    }
-
     /// The contents that, as far as is known, are nowhere but at and below a path, in files that this node has not written.
     ///
     /// # Errors
