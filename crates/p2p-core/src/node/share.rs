@@ -265,9 +265,12 @@ impl Share {
             Kind::Collection => hashed.entries.len() as u64,
             _ => 1,
         };
-        let is_open = audience == Audience::Everyone;
-        let entries = hashed.entries.iter().copied();
-        let ids: BTreeSet<ContentId> = entries.chain([hashed.content.id]).collect();
+        // It may be shared as something else, too, or lie in another share. While all are for everyone, that changes nothing.
+        let judged = (!node.gate().is_idle()).then(|| {
+            let entries = hashed.entries.iter().copied();
+            let ids: BTreeSet<ContentId> = entries.chain([hashed.content.id]).collect();
+            ids.into_iter().collect()
+        });
         node.send(Command::Shared {
             manifest: Box::new(manifest.clone()),
             unlisted,
@@ -275,11 +278,8 @@ impl Share {
             entries: hashed.entries,
         })
         .await?;
-        // It may be shared as something else, too, or lie in another share.
-        if (!is_open || !node.gate().is_idle())
-            && let Some(left) = node
-                .left(hashed.content.id, ids.into_iter().collect())
-                .await?
+        if let Some(ids) = judged
+            && let Some(left) = node.left(hashed.content.id, ids).await?
         {
             node.send(left).await?;
         }

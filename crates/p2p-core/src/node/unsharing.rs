@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     audience::Audience,
-    content::{ContentId, SignedManifest},
+    content::ContentId,
     store::{Imported, ShareRecord, State, StoreError},
 };
 
@@ -116,17 +116,22 @@ impl Node {
             };
             let manifests = store.manifests(id)?;
             let ours = keys.publisher();
-            let mut signed = manifests.iter().map(SignedManifest::claims);
-            let Some(claims) = signed.find(|claims| claims.publisher == ours) else {
+            let mut by_us = manifests.into_iter();
+            let Some(manifest) = by_us.find(|signed| signed.claims().publisher == ours) else {
                 return Ok(None);
             };
-            // The name that the other share had is nobody's business any more.
+            let claims = manifest.claims();
+            let attributes = claims.attributes.filter(|_| share.keep);
             let content = Imported {
                 id,
                 size: claims.size,
-                attributes: claims.attributes.filter(|_| share.keep),
+                attributes,
             };
-            let manifest = sign(store, &keys, share.kind, content, &share.name)?;
+            let manifest = match claims.name == share.name && claims.attributes == attributes {
+                true => manifest,
+                // The name that the other share had is nobody's business any more.
+                false => sign(store, &keys, share.kind, content, &share.name)?,
+            };
             Ok::<_, ShareError>(Some(Command::Left {
                 manifest: Box::new(manifest),
                 // Within a share that is not for everyone there is nothing for everyone.
